@@ -1,0 +1,24 @@
+"""The precision of paths and sums: float32 at least, float64 where the inputs are."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def sum_dtype(*dtypes: Any) -> Any:
+    """The dtype to add up values of ``dtypes`` in: float32 at least, so that bf16 sums hold."""
+    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+
+
+def tree_dtype(tree: Tree) -> Any:
+    """The dtype to follow a path in whose points are like ``tree``."""
+    return sum_dtype(*(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """``tree`` with every leaf in ``dtype``."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -1,0 +1,72 @@
+"""``Report``: how good an answer is."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from igjax._path_integral import map_parts
+from igjax._precision import sum_dtype
+
+Tree = Any
+
+
+class Report(NamedTuple):
+    """What there is to know about an attribution besides itself. A pytree of arrays.
+
+    For ``integrated_jacobian`` each of the first four is a pytree like the function's output.
+
+    Attributes:
+      value: F(x), in the function's dtype.
+      baseline_value: F(x'), likewise.
+      completeness_gap: the sum of the attributions less ``F(x) - F(x')``; NaN with
+        ``multiply_by_inputs=False``, whose attributions have no such sum. A poor error bar by
+        itself: errors of both signs cancel in it.
+      error: the L1 norm of the difference between the rule's attributions and those of the coarser
+        rule embedded in it, relative to the L1 norm of the attributions. It estimates the error of
+        the coarser rule, and so errs on the safe side. NaN where the rule embeds none.
+      num_evals: the number of points of the path at which the gradient was evaluated, int32.
+      converged: whether the error is within the tolerance asked for; True for a fixed rule, with
+        which none is asked for.
+    """
+
+    value: Any
+    baseline_value: Any
+    completeness_gap: Any
+    error: Any
+    num_evals: jax.Array
+    converged: jax.Array
+
+
+def completeness_gap(attributions: Tree, value: Tree, baseline_value: Tree, x: Tree) -> Tree:
+    """The sum of the attributions to ``x`` less the difference of the values, for each output."""
+
+    def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
+        total = _sum_over(x, part)
+        dtype = sum_dtype(total.dtype, jnp.result_type(value))
+        difference = jnp.asarray(value, dtype) - jnp.asarray(baseline_value, dtype)
+        return total.astype(dtype) - difference
+
+    return map_parts(gap, x, attributions, value, baseline_value)
+
+
+def relative_error(fine: Tree, coarse: Tree, x: Tree) -> Tree:
+    """``|fine - coarse|_1 / |fine|_1`` over the elements of ``x``, for each output; 0 for 0 / 0."""
+
+    def error(fine: Tree, coarse: Tree) -> jax.Array:
+        difference = _sum_over(x, jax.tree.map(lambda f, c: jnp.abs(f - c), fine, coarse))
+        norm = _sum_over(x, jax.tree.map(jnp.abs, fine))
+        # Dividing by 1 where nothing differs keeps 0 / 0 and its NaN gradient away; NaN stays NaN.
+        return difference / jnp.where(difference == 0.0, 1.0, norm)
+
+    return map_parts(error, x, fine, coarse)
+
+
+def _sum_over(x: Tree, part: Tree) -> jax.Array:
+    """The sum of ``part`` over all elements of ``x``; the output's axes, in front, remain."""
+
+    def leaf(part: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(part, axis=tuple(range(part.ndim - x.ndim, part.ndim)))
+
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, part, x)))

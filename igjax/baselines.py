@@ -1,0 +1,323 @@
+"""Baselines, the inputs in which the signal is absent: values, or pure functions ``x -> baseline``.
+
+Which baseline is right is the user's question: attributions explain the difference between the
+function's values at the input and at the baseline. To add one, write a function of ``x``.
+
+Functions that draw at random take a key, and draw the same numbers for every ``x``. For another
+draw for each example map the key too:
+
+    jax.vmap(lambda x, key: integrated_grad(f, baseline=uniform(key))(x))(xs, keys)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from igjax._blur import gaussian_blur
+from igjax._inputs import same_structure
+from igjax._precision import sum_dtype
+
+if TYPE_CHECKING:
+    import optax
+
+__all__ = [
+    "Baseline",
+    "blurred",
+    "constant",
+    "farthest",
+    "gaussian",
+    "max_entropy",
+    "mean_of",
+    "uniform",
+    "zeros",
+]
+
+Tree = Any
+Baseline = Callable[[Tree], Tree]
+
+
+def zeros(x: Tree) -> Tree:
+    """A baseline of zeros: a black image, the zero embedding.
+
+    Args:
+      x: the input, a pytree of arrays.
+
+    Returns:
+      Zeros, a pytree like ``x``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baselines.zeros(jnp.ones(3))
+      Array([0., 0., 0.], dtype=float32)
+
+    Source: Sundararajan, Taly & Yan 2017, section 1.
+    """
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def constant(value: Tree) -> Baseline:
+    """A baseline of one value: a number everywhere, a colour, an embedding in every place.
+
+    Args:
+      value: a number or an array that broadcasts to every leaf of the input, or a pytree like the
+        input with one such for each leaf.
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Raises:
+      ValueError: when the baseline is made, if ``value`` does not broadcast to the input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baselines.constant(0.5)(jnp.ones(3))
+      Array([0.5, 0.5, 0.5], dtype=float32)
+    """
+    return lambda x: _spread(value, x)
+
+
+def _spread(value: Tree, x: Tree) -> Tree:
+    """``value``, for each leaf or one for all, in the shapes and dtypes of ``x``."""
+    if not same_structure(value, x):
+        if not jax.tree_util.all_leaves([value]):
+            raise ValueError(
+                "baseline: give one number or array for all leaves of the input, or a pytree like "
+                f"it; got {jax.tree.structure(value)}, input {jax.tree.structure(x)}."
+            )
+        value = jax.tree.map(lambda _: value, x)
+
+    def leaf(path: Any, x: jax.Array, value: Any) -> jax.Array:
+        value = jnp.asarray(value, x.dtype)
+        try:
+            return jnp.broadcast_to(value, x.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"baseline: a value of shape {value.shape} does not broadcast to the input"
+                f"{jax.tree_util.keystr(path)} of shape {x.shape}."
+            ) from error
+
+    return jax.tree_util.tree_map_with_path(leaf, x, value)
+
+
+def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseline:
+    """The input itself, blurred by a Gaussian: its details are absent, its colours are not.
+
+    Args:
+      sigma: the Gaussian's standard deviation in pixels, a scalar.
+      axes: the axes of the picture, for one example. The default fits (height, width) and
+        (height, width, channels).
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baseline = baselines.blurred(10.0, axes=(0,))(jnp.array([0.0, 1.0, 0.0, 1.0]))
+      >>> bool(jnp.allclose(baseline, 0.5))
+      True
+
+    Source: Fong & Vedaldi 2017, "Interpretable Explanations of Black Boxes by Meaningful
+    Perturbation"; Sturmfels, Lundberg & Lee 2020, "Visualizing the Impact of Feature Attribution
+    Baselines", Distill. The picture is continued by reflection.
+    """
+    axes = tuple(axes)
+    return lambda x: jax.tree.map(lambda leaf: gaussian_blur(leaf, sigma, axes), x)
+
+
+def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
+    """Uniform noise between ``low`` and ``high``, independent of the input's values.
+
+    Args:
+      key: a random key.
+      low: the least value, a number or what ``constant`` takes.
+      high: the greatest value, likewise.
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baseline = baselines.uniform(jax.random.key(0), -1.0, 1.0)(jnp.ones(1000))
+      >>> bool(jnp.all(abs(baseline) <= 1.0)), bool(abs(baseline.mean()) < 0.1)
+      (True, True)
+
+    Source: Sturmfels, Lundberg & Lee 2020, Distill.
+    """
+
+    def baseline(x: Tree) -> Tree:
+        draws = _draw(jax.random.uniform, key, x)
+        return jax.tree.map(
+            lambda low, high, u: low + (high - low) * u, _spread(low, x), _spread(high, x), draws
+        )
+
+    return baseline
+
+
+def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
+    """The input plus normal noise of standard deviation ``sigma``.
+
+    Args:
+      key: a random key.
+      sigma: the noise's standard deviation, a number or what ``constant`` takes.
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baseline = baselines.gaussian(jax.random.key(0), 0.5)(jnp.ones(1000))
+      >>> bool(abs(baseline.std() - 0.5) < 0.05)
+      True
+
+    Source: Sturmfels, Lundberg & Lee 2020, Distill.
+    """
+
+    def baseline(x: Tree) -> Tree:
+        draws = _draw(jax.random.normal, key, x)
+        return jax.tree.map(lambda x, sigma, z: x + sigma * z, x, _spread(sigma, x), draws)
+
+    return baseline
+
+
+def _draw(sampler: Callable[..., jax.Array], key: jax.Array, x: Tree) -> Tree:
+    """A pytree like ``x`` of random numbers, every leaf with a key of its own."""
+    keys = jax.random.split(key, len(jax.tree.leaves(x)))
+    keys = jax.tree.unflatten(jax.tree.structure(x), list(keys))
+    return jax.tree.map(lambda key, leaf: sampler(key, leaf.shape, leaf.dtype), keys, x)
+
+
+def mean_of(data: Tree) -> Baseline:
+    """The mean of a set of examples.
+
+    Args:
+      data: a pytree like the input, with one more axis, of examples, in front of every leaf. It may
+        hold integers, such as pixels.
+
+    Returns:
+      A function of ``x`` that makes the baseline, the same for every ``x``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baselines.mean_of(jnp.array([[0.0, 2.0], [4.0, 4.0]]))(jnp.ones(2))
+      Array([2., 3.], dtype=float32)
+    """
+
+    def mean(examples: Any) -> jax.Array:
+        examples = jnp.asarray(examples)
+        return jnp.mean(examples, axis=0, dtype=sum_dtype(examples.dtype))
+
+    return constant(jax.tree.map(mean, data))
+
+
+def farthest(low: Tree, high: Tree) -> Baseline:
+    """The point of the box from ``low`` to ``high`` that is farthest from the input.
+
+    Every element is taken to the end that it is farther from (the maximum-distance baseline): no
+    element keeps its value, as a black pixel does under a black baseline.
+
+    Args:
+      low: the least value an input may have, a number or what ``constant`` takes.
+      high: the greatest value, likewise.
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> baselines.farthest(0.0, 1.0)(jnp.array([0.2, 0.9]))
+      Array([1., 0.], dtype=float32)
+
+    Source: Sturmfels, Lundberg & Lee 2020, Distill.
+    """
+
+    def baseline(x: Tree) -> Tree:
+        return jax.tree.map(
+            lambda x, low, high: jnp.where(x - low > high - x, low, high),
+            x,
+            _spread(low, x),
+            _spread(high, x),
+        )
+
+    return baseline
+
+
+def max_entropy(
+    predict: Callable[[Tree], jax.Array],
+    *,
+    start: Tree | Baseline = zeros,
+    optimizer: "optax.GradientTransformation | None" = None,
+    steps: int = 100,
+    low: Tree = -jnp.inf,
+    high: Tree = jnp.inf,
+) -> Baseline:
+    """The input about which the model is least certain, found by gradient ascent on the entropy.
+
+    Args:
+      predict: from an input like ``x`` to logits, shape ``(..., classes)``; the mean of the
+        entropies is maximised.
+      start: where the search begins, a pytree like the input or a function of it. ``lambda x: x``
+        looks for an uncertain input near ``x``.
+      optimizer: an Optax optimiser; None: ``optax.adam(0.05)``.
+      steps: the number of steps, at least 0.
+      low: the least value an element may take, a number or what ``constant`` takes.
+      high: the greatest value, likewise.
+
+    Returns:
+      A function of ``x`` that makes the baseline.
+
+    Raises:
+      ImportError: if Optax is not installed.
+      ValueError: when the baseline is made, if ``predict`` returns a scalar.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from igjax import baselines
+      >>> predict = lambda x: jnp.array([[1.0, 0.0], [0.0, 2.0]]) @ x
+      >>> baseline = baselines.max_entropy(predict, start=lambda x: x)(jnp.array([1.0, 1.0]))
+      >>> bool(jnp.allclose(jax.nn.softmax(predict(baseline)), 0.5, atol=0.01))
+      True
+
+    Source: the entropy is Shannon's, of ``softmax(predict(x))``.
+    """
+    import optax  # Optax's import costs more time than the whole of igjax
+
+    chosen = optax.adam(0.05) if optimizer is None else optimizer
+
+    def negative_entropy(x: Tree) -> jax.Array:
+        logits = predict(x)
+        if jnp.ndim(logits) == 0:
+            raise ValueError(
+                "max_entropy: predict must return logits of shape (..., classes); got a scalar. "
+                "For one logit of two classes return jnp.stack([logit, jnp.zeros_like(logit)])."
+            )
+        log_p = jax.nn.log_softmax(logits.astype(sum_dtype(logits.dtype)))
+        return jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+
+    def baseline(x: Tree) -> Tree:
+        floor, ceiling = _spread(low, x), _spread(high, x)
+
+        def step(carry: tuple[Tree, Any], _: None) -> tuple[tuple[Tree, Any], None]:
+            point, state = carry
+            gradient = jax.grad(negative_entropy)(point)
+            with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes, whatever the user set
+                updates, state = chosen.update(gradient, state, point)
+                point = optax.apply_updates(point, updates)
+            return (jax.tree.map(jnp.clip, point, floor, ceiling), state), None
+
+        point = start(x) if callable(start) else start
+        (point, _), _ = jax.lax.scan(step, (point, chosen.init(point)), None, length=steps)
+        return point
+
+    return baseline

@@ -1,0 +1,289 @@
+"""Integrated gradients as function transforms: of scalar functions, and of array functions."""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from igjax import baselines, paths, quadrature
+from igjax._accumulate import check_batch_size
+from igjax._inputs import as_floating, resolve_baseline
+from igjax._path_integral import map_parts, path_integrals
+from igjax._report import Report, completeness_gap, relative_error
+
+__all__ = ["Report", "integrated_grad", "integrated_jacobian"]
+
+Tree = Any
+
+
+def integrated_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    baseline: Tree | baselines.Baseline = baselines.zeros,
+    path: paths.Path = paths.straight_line,
+    rule: quadrature.Rule = quadrature.sine(63),
+    multiply_by_inputs: bool = True,
+    batch_size: int | None = None,
+    has_report: bool = False,
+) -> Callable[..., Any]:
+    """Returns a function that computes the integrated gradients of ``fun``.
+
+    The attribution to element i is the integral, over alpha from 0 to 1, of
+    ``dF/dx_i(path(alpha)) * dpath_i/dalpha``. Along the straight line from the baseline x' to x
+    that is ``(x_i - x'_i)`` times the mean of the i-th partial derivative. The attributions sum to
+    ``F(x) - F(x')``, up to the error of the rule (completeness).
+
+    Args:
+      fun: a function of pytrees of arrays to a real scalar.
+      argnums: the positional argument(s) to attribute to, an integer or several. Several are one
+        input: the path runs through all of them together.
+      has_aux: whether ``fun`` returns a pair, of the scalar and auxiliary data.
+      baseline: a pytree like the argument (with several ``argnums``, a tuple of such), or a
+        function of the argument (the tuple) that makes one.
+      path: a function ``(baseline, x, alpha) -> point``; see ``igjax.paths``.
+      rule: where on the path to evaluate the gradient, and with what weights; see
+        ``igjax.quadrature``.
+      multiply_by_inputs: if False, the gradient alone is integrated, without ``dpath_i/dalpha``.
+      batch_size: how many gradients to evaluate at once, which bounds the memory (in
+        reverse-mode differentiation of the attributions, too); None: all of them.
+      has_report: whether to add a ``Report`` to what is returned.
+
+    Returns:
+      A function with the arguments of ``fun`` that returns the attributions: a pytree like the
+      argument, in its dtypes (with several ``argnums`` a tuple of such). With ``has_aux``, a pair
+      ``(attributions, aux)``, with the auxiliary data at x. With ``has_report``, a ``Report`` is
+      added as the last element.
+
+    Raises:
+      TypeError: when called, if an attributed argument or the value of ``fun`` is not
+        floating-point.
+      ValueError: when called, if ``fun`` does not return a scalar, or the baseline or the path's
+        points are not like the argument.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import igjax
+      >>> f = lambda x: x[0] * x[1] + x[2] ** 3
+      >>> igjax.integrated_grad(f, rule=igjax.quadrature.gauss_legendre(2))(
+      ...     jnp.array([1.0, 2.0, 3.0])).round(4)
+      Array([ 1.,  1., 27.], dtype=float32)
+
+      Examples and labels in a batch, with error bars:
+
+      >>> logits = lambda x: jnp.tanh(jnp.arange(6.0).reshape(2, 3) @ x)
+      >>> attribute = igjax.integrated_grad(lambda x, label: logits(x)[label], has_report=True)
+      >>> attributions, report = jax.jit(jax.vmap(attribute))(jnp.ones((5, 3)), jnp.arange(5) % 2)
+      >>> attributions.shape, report.error.shape
+      ((5, 3), (5,))
+
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1; for
+    other paths section 4.1 there.
+    """
+    settings = _Settings(baseline, path, rule, multiply_by_inputs, batch_size, has_report)
+    return _transform("integrated_grad", jax.grad, _check_scalar, fun, argnums, has_aux, settings)
+
+
+def integrated_jacobian(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    baseline: Tree | baselines.Baseline = baselines.zeros,
+    path: paths.Path = paths.straight_line,
+    rule: quadrature.Rule = quadrature.sine(63),
+    multiply_by_inputs: bool = True,
+    batch_size: int | None = None,
+    has_report: bool = False,
+) -> Callable[..., Any]:
+    """Returns a function that computes the integrated gradients of every output of ``fun`` at once.
+
+    It is to ``integrated_grad`` what ``jax.jacrev`` is to ``jax.grad``.
+
+    Args:
+      fun: a function of pytrees of arrays to a pytree of real arrays.
+      argnums: as for ``integrated_grad``.
+      has_aux: whether ``fun`` returns a pair, of the outputs and auxiliary data.
+      baseline: as for ``integrated_grad``, and so are the other arguments.
+      path: see ``igjax.paths``.
+      rule: see ``igjax.quadrature``.
+      multiply_by_inputs: if False, the Jacobian alone is integrated, without ``dpath/dalpha``.
+      batch_size: how many Jacobians to evaluate at once; None: all of them.
+      has_report: whether to add a ``Report``, whose ``value``, ``baseline_value``,
+        ``completeness_gap`` and ``error`` are pytrees like the output.
+
+    Returns:
+      A function with the arguments of ``fun`` that returns the attributions: a pytree like the
+      output, whose every leaf is replaced by a pytree like the argument, of arrays of shape
+      ``output.shape + argument.shape``; then aux and report, as ``integrated_grad`` does.
+
+    Raises:
+      TypeError: when called, if an attributed argument or an output is not floating-point.
+      ValueError: when called, if the baseline or the path's points are not like the argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import igjax
+      >>> f = lambda x: jnp.stack([x[0] * x[1], x.sum()])
+      >>> igjax.integrated_jacobian(f)(jnp.array([1.0, 2.0])).round(4)
+      Array([[1., 1.],
+             [1., 2.]], dtype=float32)
+
+    Source: Sundararajan, Taly & Yan 2017, eq. 1, for each output.
+    """
+    settings = _Settings(baseline, path, rule, multiply_by_inputs, batch_size, has_report)
+    return _transform(
+        "integrated_jacobian", jax.jacrev, _check_real, fun, argnums, has_aux, settings
+    )
+
+
+class _Settings(NamedTuple):
+    """The keywords of a transform."""
+
+    baseline: Tree | baselines.Baseline
+    path: paths.Path
+    rule: quadrature.Rule
+    multiply_by_inputs: bool
+    batch_size: int | None
+    has_report: bool
+
+
+def _transform(
+    name: str,
+    differentiate: Callable[..., Callable[[Tree], tuple[Tree, Any]]],
+    check_output: Callable[[Tree], None],
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    has_aux: bool,
+    settings: _Settings,
+) -> Callable[..., Any]:
+    """The transform called ``name``: integrates ``differentiate(fun)`` along the path."""
+    if not callable(fun):
+        raise TypeError(f"{name} takes a function; got {fun!r}.")
+    if not callable(settings.path):
+        raise TypeError(
+            "path must be a function (baseline, x, alpha) -> point, such as "
+            f"igjax.paths.straight_line; got {settings.path!r}."
+        )
+    rule = quadrature.check_rule(settings.rule)
+    batch_size = check_batch_size(settings.batch_size)
+
+    @functools.wraps(fun)
+    def attribute(*args: Any, **kwargs: Any) -> Any:
+        call, x = _as_function_of(name, fun, argnums, args, kwargs)
+
+        def evaluate(x: Tree) -> tuple[Tree, Any]:
+            value, aux = _split_aux(call(x)) if has_aux else (call(x), None)
+            check_output(value)
+            return value, aux
+
+        derivative = differentiate(evaluate, has_aux=True)
+        baseline = resolve_baseline(settings.baseline, x)
+        fine, coarse = path_integrals(
+            lambda x: derivative(x)[0],
+            baseline,
+            x,
+            path=settings.path,
+            rule=rule,
+            multiply_by_inputs=settings.multiply_by_inputs,
+            batch_size=batch_size,
+        )
+        attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, fine)
+        if not (has_aux or settings.has_report):
+            return attributions
+        value, aux = evaluate(x)
+        extras: tuple[Any, ...] = (aux,) if has_aux else ()
+        if settings.has_report:
+            baseline_value, _ = evaluate(baseline)
+            no_number = jax.tree.map(lambda value: jnp.full_like(value, jnp.nan), value)
+            report = Report(
+                value=value,
+                baseline_value=baseline_value,
+                completeness_gap=completeness_gap(fine, value, baseline_value, x)
+                if settings.multiply_by_inputs
+                else no_number,
+                error=no_number if coarse is None else relative_error(fine, coarse, x),
+                num_evals=jnp.asarray(rule.nodes.size, jnp.int32),
+                converged=jnp.asarray(True),
+            )
+            extras += (report,)
+        return (attributions, *extras)
+
+    return attribute
+
+
+def _as_function_of(
+    name: str,
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Callable[[Tree], Any], Tree]:
+    """``fun`` as a function of the attributed argument(s) alone, and their value."""
+    several = isinstance(argnums, Sequence)
+    try:
+        numbers = [*map(operator.index, argnums if isinstance(argnums, Sequence) else (argnums,))]
+    except TypeError:
+        raise TypeError(
+            f"{name}: argnums must be an integer or several; got {argnums!r}."
+        ) from None
+    for number in numbers:
+        if not -len(args) <= number < len(args):
+            raise ValueError(
+                f"{name}: argnums={argnums} asks for positional argument {number}, but the function"
+                f" was called with {len(args)}. Pass the attributed argument(s) by position."
+            )
+    numbers = [number % len(args) for number in numbers]
+    if len(set(numbers)) < len(numbers) or not numbers:
+        raise ValueError(
+            f"{name}: argnums must name at least one argument, each once; got {argnums!r}."
+        )
+
+    def call(x: Tree) -> Any:
+        full = list(args)
+        for number, argument in zip(numbers, x if several else (x,), strict=True):
+            full[number] = argument
+        return fun(*full, **kwargs)
+
+    values = tuple(as_floating(args[number], f"argument {number}") for number in numbers)
+    return call, values if several else values[0]
+
+
+def _split_aux(output: Any) -> tuple[Tree, Any]:
+    if not (isinstance(output, tuple) and len(output) == 2):
+        raise TypeError(
+            "with has_aux=True the function must return a pair (value, aux); got "
+            f"{jax.tree.structure(output)}."
+        )
+    return output
+
+
+def _check_scalar(value: Any) -> None:
+    leaves = jax.tree.leaves(value)
+    if not jax.tree_util.all_leaves([value]) or jnp.shape(value) != ():
+        shape = jnp.shape(value) if leaves == [value] else jax.tree.structure(value)
+        raise ValueError(
+            f"integrated_grad needs a function with a scalar output; got {shape}. Pick one, as in "
+            "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs."
+        )
+    _check_real(value)
+
+
+def _check_real(value: Any) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            where = "output" + jax.tree_util.keystr(path)
+            raise TypeError(
+                f"the function's {where} must be real floating-point to have a gradient; it has "
+                f"dtype {dtype}."
+            )
+
+
+def _in_dtype_of(attribution: jax.Array, x: jax.Array) -> jax.Array:
+    return attribution.astype(x.dtype)

@@ -1,0 +1,503 @@
+"""Quadrature rules on [0, 1]: where along the path to look, and how much each look counts.
+
+A rule is a value, not a class to subclass: two NumPy arrays in float64, and a third if it can
+estimate its own error. ``Rule(nodes, weights)`` with arrays of your own is as good as any here.
+
+========================  ===========================  ====================  ===============
+rule                      nodes                        exact up to degree    embedded rule
+========================  ===========================  ====================  ===============
+``riemann_left``          ``k / n``                    0                     none
+``riemann_right``         ``(k + 1) / n``              0                     none
+``riemann_midpoint``      ``(k + 1/2) / n``            1                     none
+``trapezoid``             ``k / (n - 1)``              1                     odd ``n >= 3``
+``simpson``               ``k / (n - 1)``              3                     none
+``gauss_legendre``        roots of ``P_n``             2n - 1                none
+``gauss_kronrod``         Gauss's and ``m + 1`` more   3m + 1, odd m: 3m + 2 always
+``clenshaw_curtis``       Chebyshev's extrema          n - 1, odd n: n       odd ``n >= 3``
+``sine``                  ``t - sin(2 pi t) / 2 pi``   1, spectral if smooth odd ``n >= 3``
+========================  ===========================  ====================  ===============
+"""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Rule",
+    "clenshaw_curtis",
+    "composite",
+    "gauss_kronrod",
+    "gauss_legendre",
+    "riemann_left",
+    "riemann_midpoint",
+    "riemann_right",
+    "simpson",
+    "sine",
+    "trapezoid",
+]
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Rule(NamedTuple):
+    """A quadrature rule: ``sum(weights * f(nodes))`` stands for the integral of ``f`` over [0, 1].
+
+    Attributes:
+      nodes: shape ``(n,)``, float64, non-decreasing, in [0, 1].
+      weights: shape ``(n,)``, float64, summing to 1.
+      embedded_weights: shape ``(n,)``, float64, the weights of a coarser rule on the same nodes
+        (zero where the coarser rule has no node), or None. The difference between the two sums
+        estimates the error of the coarser one, at no extra evaluation.
+
+    Example:
+      >>> import numpy as np
+      >>> from igjax.quadrature import Rule
+      >>> rule = Rule(np.array([0.0, 0.5, 1.0]), np.array([1.0, 4.0, 1.0]) / 6)
+      >>> round(float(rule.weights @ rule.nodes**3), 12)
+      0.25
+    """
+
+    # Any, not an array: a rule drawn at random under jit holds traced arrays.
+    nodes: Any
+    weights: Any
+    embedded_weights: Any = None
+
+
+def check_rule(rule: Rule) -> Rule:
+    """Returns ``rule`` with its arrays in float64, or says what is wrong with it.
+
+    Traced arrays (nodes drawn at random under ``jit``) can be checked for their shapes alone.
+
+    Args:
+      rule: a ``Rule``, or a tuple ``(nodes, weights[, embedded_weights])``.
+
+    Returns:
+      The same rule as a ``Rule`` of float64 NumPy arrays; traced arrays are passed on as they are.
+
+    Raises:
+      TypeError: if ``rule`` is not made of two or three arrays.
+      ValueError: if shapes differ, nodes are not in [0, 1] or not sorted, or weights do not sum
+        to 1.
+    """
+    if not isinstance(rule, tuple) or len(rule) not in (2, 3):
+        raise TypeError(
+            "rule must be an igjax.quadrature.Rule, such as igjax.quadrature.sine(63) or "
+            f"Rule(nodes, weights); got {rule!r}."
+        )
+    rule = Rule(*(None if array is None else _as_float64(array) for array in rule))
+    if rule.nodes is None or rule.weights is None:
+        raise ValueError(
+            "rule has no weights: give Rule(nodes, weights), or one of igjax.quadrature, such as "
+            "gauss_legendre(50)."
+        )
+    for name, array in zip(Rule._fields, rule, strict=True):
+        if array is not None and (array.ndim != 1 or array.shape != rule.nodes.shape):
+            raise ValueError(
+                f"rule.{name} must have shape (n,), one entry for each node; got shape "
+                f"{array.shape}, with nodes of shape {rule.nodes.shape}."
+            )
+    if rule.nodes.size == 0:
+        raise ValueError("rule has no nodes: at least one is needed.")
+    if isinstance(rule.nodes, np.ndarray):
+        _check_nodes(rule.nodes)
+    for name in ("weights", "embedded_weights"):
+        weights = getattr(rule, name)
+        if isinstance(weights, np.ndarray) and not abs(weights.sum() - 1.0) < 1e-6:
+            raise ValueError(
+                f"rule.{name} must sum to 1, for the integral of 1 over [0, 1] is 1; they sum to "
+                f"{weights.sum():.9g}. Divide by the sum if the rule is meant for another interval."
+            )
+    return rule
+
+
+def _as_float64(array: ArrayLike) -> Any:
+    if isinstance(array, jax.core.Tracer):
+        return array
+    return np.asarray(array, np.float64)
+
+
+def _check_nodes(nodes: Floats) -> None:
+    if not (np.all(nodes >= 0.0) and np.all(nodes <= 1.0)):
+        raise ValueError(
+            f"rule.nodes must lie in [0, 1]; they run from {nodes.min():.9g} to {nodes.max():.9g}. "
+            "A rule on [-1, 1] is moved here by nodes -> (nodes + 1) / 2, weights -> weights / 2."
+        )
+    if np.any(np.diff(nodes) < 0.0):
+        raise ValueError(
+            "rule.nodes must be sorted; with order = np.argsort(nodes) give Rule(nodes[order], "
+            "weights[order])."
+        )
+
+
+def _check_count(name: str, n: Any, least: int) -> int:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name}(n) takes the number of nodes, an integer; got n={n!r}.") from None
+    if count < least:
+        raise ValueError(f"{name}(n) needs at least {least} node(s); got n={count}.")
+    return count
+
+
+def riemann_left(n: int) -> Rule:
+    """The left Riemann sum: ``n`` equal panels, each looked at where it begins.
+
+    Args:
+      n: the number of nodes, at least 1.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for constants.
+
+    Raises:
+      ValueError: if ``n < 1``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.riemann_left(4).nodes
+      array([0.  , 0.25, 0.5 , 0.75])
+    """
+    return _riemann("riemann_left", n, 0.0)
+
+
+def riemann_right(n: int) -> Rule:
+    """The right Riemann sum: ``n`` equal panels, each looked at where it ends.
+
+    This is the sum in the paper (Sundararajan et al. 2017, eq. 3).
+
+    Args:
+      n: the number of nodes, at least 1.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for constants.
+
+    Raises:
+      ValueError: if ``n < 1``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.riemann_right(4).nodes
+      array([0.25, 0.5 , 0.75, 1.  ])
+    """
+    return _riemann("riemann_right", n, 1.0)
+
+
+def riemann_midpoint(n: int) -> Rule:
+    """The midpoint rule: ``n`` equal panels, each looked at in the middle.
+
+    Args:
+      n: the number of nodes, at least 1.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree 1.
+
+    Raises:
+      ValueError: if ``n < 1``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.riemann_midpoint(2).nodes
+      array([0.25, 0.75])
+    """
+    return _riemann("riemann_midpoint", n, 0.5)
+
+
+def _riemann(name: str, n: int, shift: float) -> Rule:
+    n = _check_count(name, n, 1)
+    return Rule((np.arange(n) + shift) / n, np.full(n, 1.0 / n))
+
+
+def trapezoid(n: int) -> Rule:
+    """The trapezoid rule on ``n`` equally spaced nodes, both ends among them.
+
+    Args:
+      n: the number of nodes, at least 2. An odd ``n`` of at least 3 embeds ``trapezoid((n+1)/2)``.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree 1.
+
+    Raises:
+      ValueError: if ``n < 2``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.trapezoid(3).weights
+      array([0.25, 0.5 , 0.25])
+    """
+    n = _check_count("trapezoid", n, 2)
+    embedded = _every_second(_trapezoid_weights((n + 1) // 2), n, first=0) if n % 2 else None
+    return Rule(np.linspace(0.0, 1.0, n), _trapezoid_weights(n), embedded)
+
+
+def _trapezoid_weights(n: int) -> Floats:
+    weights = np.full(n, 1.0 / (n - 1))
+    weights[[0, -1]] /= 2
+    return weights
+
+
+def _every_second(weights: Floats, n: int, first: int) -> Floats:
+    """The weights of a coarser rule, set out on every second of the ``n`` nodes of a finer one."""
+    embedded = np.zeros(n)
+    embedded[first::2] = weights
+    return embedded
+
+
+def simpson(n: int) -> Rule:
+    """Simpson's rule on ``n`` equally spaced nodes, both ends among them.
+
+    Simpson's parabolas need an even number of panels, that is an odd ``n``. For an even one the
+    last three panels are done by the 3/8 rule, which is exact to the same degree.
+
+    Args:
+      n: the number of nodes, at least 3.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree 3.
+
+    Raises:
+      ValueError: if ``n < 3``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.simpson(3).weights * 6
+      array([1., 4., 1.])
+    """
+    n = _check_count("simpson", n, 3)
+    weights = np.zeros(n)
+    last = n if n % 2 else n - 3  # Simpson's panels end at this node, counted from 1
+    weights[: last - 1 : 2] += 1 / 3
+    weights[1:last:2] += 4 / 3
+    weights[2:last:2] += 1 / 3
+    if last < n:
+        weights[-4:] += np.array([3.0, 9.0, 9.0, 3.0]) / 8
+    return Rule(np.linspace(0.0, 1.0, n), weights / (n - 1))
+
+
+def gauss_legendre(n: int) -> Rule:
+    """The Gauss–Legendre rule: the highest degree of exactness that ``n`` nodes can have.
+
+    Nodes are found by Newton's method in the angle theta, ``x = cos(theta)``, from Tricomi's
+    estimate (Hale & Townsend 2013, SIAM J. Sci. Comput. 35(2), sections 2 and 3), and keep full
+    precision near the ends.
+
+    Args:
+      n: the number of nodes, at least 1.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree ``2 n - 1``.
+
+    Raises:
+      ValueError: if ``n < 1``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> rule = quadrature.gauss_legendre(2)
+      >>> round(float(rule.weights @ rule.nodes**3), 12)
+      0.25
+    """
+    n = _check_count("gauss_legendre", n, 1)
+    theta, slope = _legendre_angles(n)
+    return Rule(_node(theta, n), _mirror(1.0 / slope**2, n))
+
+
+def _legendre_angles(n: int) -> tuple[Floats, Floats]:
+    """The angles of the roots of ``P_n`` in (0, pi/2], increasing, and ``dP_n/dtheta`` there."""
+    k = np.arange(1, (n + 1) // 2 + 1)
+    theta = np.pi * (4 * k - 1) / (4 * n + 2)
+    theta += np.cos(theta) / np.sin(theta) / (8 * n**2)
+    for _ in range(4):  # quadratic convergence from an estimate good to O(n^-4): two would do
+        value, slope = _legendre(n, theta)
+        theta = theta - value / slope
+    return theta, _legendre(n, theta)[1]
+
+
+def _legendre(n: int, theta: Floats) -> tuple[Floats, Floats]:
+    """``P_n(cos theta)`` and its derivative in theta, by the three-term recurrence."""
+    x = np.cos(theta)
+    previous, value = np.ones_like(x), x
+    for k in range(2, n + 1):
+        previous, value = value, ((2 * k - 1) * x * value - (k - 1) * previous) / k
+    return value, n * (x * value - previous) / np.sin(theta)
+
+
+def _node(theta: Floats, n: int) -> Floats:
+    """The ``n`` nodes in [0, 1] from the angles of their lower half, without cancellation."""
+    lower = np.sin(theta / 2) ** 2  # (1 - cos(theta)) / 2
+    return np.concatenate([lower, 1.0 - lower[: n // 2][::-1]])
+
+
+def _mirror(lower: Floats, n: int) -> Floats:
+    """The ``n`` weights of a symmetric rule from its lower half."""
+    return np.concatenate([lower, lower[: n // 2][::-1]])
+
+
+def gauss_kronrod(n: int) -> Rule:
+    """The Gauss–Kronrod rule: Gauss–Legendre's ``m = (n - 1) / 2`` nodes and ``m + 1`` between.
+
+    The added nodes are the roots of Stieltjes's polynomial, which Szegő gave as a cosine series
+    (1935, Math. Ann. 110, 501-513); the weights are Monegato's (1976, Math. Comp. 30, 812-817).
+
+    Args:
+      n: the number of nodes, odd and at least 3. It embeds ``gauss_legendre((n - 1) / 2)``.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree ``3 m + 1``.
+
+    Raises:
+      ValueError: if ``n < 3`` or ``n`` is even: there is no such rule.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> rule = quadrature.gauss_kronrod(15)
+      >>> int((rule.embedded_weights > 0).sum())
+      7
+    """
+    n = _check_count("gauss_kronrod", n, 3)
+    if n % 2 == 0:
+        raise ValueError(
+            f"gauss_kronrod(n) exists for odd n only, 2 m + 1; got {n}: take {n - 1} or {n + 1}."
+        )
+    m = n // 2
+    gauss, slope = _legendre_angles(m)
+    between = np.pi * (np.arange(m // 2 + 1) + 0.25) / (m + 0.5)  # interlace with Gauss's
+    for _ in range(6):
+        value, derivative = _stieltjes(m, between)
+        between = between - value / derivative
+
+    # Monegato's c / (P_m' E) and c / (P_m E'), with d/dx = -1/sin d/dtheta; c = 2 h_m / k_m, the
+    # squared norm of P_m over its leading coefficient, both on [0, 1].
+    k = np.arange(1, m + 1)
+    c = np.prod(2 * k / (2 * k - 1)) / (2 * m + 1)
+    weights = np.empty(n)
+    gauss_weights = _mirror(1.0 / slope**2, m)
+    weights[1::2] = gauss_weights - _mirror(
+        c * np.sin(gauss) / (slope * _stieltjes(m, gauss)[0]), m
+    )
+    weights[0::2] = _mirror(
+        -c * np.sin(between) / (_legendre(m, between)[0] * _stieltjes(m, between)[1]), m + 1
+    )
+    nodes = np.empty(n)
+    nodes[1::2], nodes[0::2] = _node(gauss, m), _node(between, m + 1)
+    return Rule(nodes, weights, _every_second(gauss_weights, n, first=1))
+
+
+def _stieltjes(m: int, theta: Floats) -> tuple[Floats, Floats]:
+    """Stieltjes's polynomial ``E_{m+1}(cos theta)``, to a factor, and its derivative in theta."""
+    count = (m + 1) // 2 + 1
+    j = np.arange(1, count)
+    f = np.cumprod(np.concatenate([[1.0], (1 - 0.5 / j) * (1 - 1 / (2 * m + 2 * j + 1))]))
+    series = np.zeros(count)  # the reciprocal of the power series f
+    series[0] = 1.0
+    for k in range(1, count):
+        series[k] = -f[1 : k + 1] @ series[:k][::-1]
+    frequency = m + 1 - 2 * np.arange(count)
+    if frequency[-1] == 0:
+        series[-1] /= 2
+    angles = np.multiply.outer(theta, frequency)
+    return np.cos(angles) @ series, np.sin(angles) @ (-frequency * series)
+
+
+def clenshaw_curtis(n: int) -> Rule:
+    """The Clenshaw–Curtis rule: the integral of the polynomial through Chebyshev's extrema.
+
+    The weights are the cosine transform of the integrals of the Chebyshev polynomials
+    (Waldvogel 2006, BIT 46, 195-202).
+
+    Args:
+      n: the number of nodes, at least 2. An odd ``n`` of at least 3 embeds
+        ``clenshaw_curtis((n + 1) / 2)``.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree ``n - 1`` (``n`` if ``n`` is odd).
+
+    Raises:
+      ValueError: if ``n < 2``.
+
+    Example:
+      >>> from igjax import quadrature
+      >>> quadrature.clenshaw_curtis(3).weights * 6
+      array([1., 4., 1.])
+    """
+    n = _check_count("clenshaw_curtis", n, 2)
+    lower = np.pi * np.arange((n + 1) // 2) / (2 * (n - 1))
+    embedded = _every_second(_clenshaw_curtis_weights((n + 1) // 2), n, 0) if n % 2 else None
+    return Rule(_node(2 * lower, n), _clenshaw_curtis_weights(n), embedded)
+
+
+def _clenshaw_curtis_weights(n: int) -> Floats:
+    integrals = np.zeros(n)
+    integrals[0::2] = 2.0 / (1.0 - np.arange(0, n, 2) ** 2)
+    weights = np.fft.irfft(integrals, 2 * (n - 1))[:n]
+    weights[[0, -1]] /= 2
+    return weights
+
+
+def sine(n: int) -> Rule:
+    """The trapezoid rule after ``alpha = t - sin(2 pi t) / (2 pi)``, nested and nearly Gaussian.
+
+    The substitution (Sidi 1993, Numerical Integration IV, 359-373, m = 1) makes the integrand
+    periodic, so that the trapezoid rule converges fast where the integrand is smooth, and it is
+    as good as any where it is not. The rules of 7, 15, 31, 63 … nodes contain one another.
+
+    Args:
+      n: the number of nodes, at least 1. An odd ``n`` of at least 3 embeds ``sine((n - 1) / 2)``.
+
+    Returns:
+      A ``Rule`` of ``n`` nodes, exact for polynomials of degree 1.
+
+    Raises:
+      ValueError: if ``n < 1``.
+
+    Example:
+      >>> import numpy as np
+      >>> from igjax import quadrature
+      >>> rule = quadrature.sine(31)
+      >>> float(abs(rule.weights @ np.exp(rule.nodes) - np.expm1(1.0))) < 1e-6
+      True
+    """
+    n = _check_count("sine", n, 1)
+    lower = np.arange(1, (n + 1) // 2 + 1) / (n + 1)
+    nodes = lower - np.sin(2 * np.pi * lower) / (2 * np.pi)
+    nodes = np.concatenate([nodes, 1.0 - nodes[: n // 2][::-1]])
+    embedded = _every_second(_sine_weights(n // 2), n, first=1) if n % 2 and n >= 3 else None
+    return Rule(nodes, _sine_weights(n), embedded)
+
+
+def _sine_weights(n: int) -> Floats:
+    t = np.arange(1, n + 1) / (n + 1)
+    return 2.0 * np.sin(np.pi * t) ** 2 / (n + 1)  # (1 - cos(2 pi t)) / (n + 1)
+
+
+def composite(rule: Rule, panels: int) -> Rule:
+    """A rule applied to each of ``panels`` equal parts of [0, 1].
+
+    Use it where the integrand has kinks at known places, as along ``paths.polyline(points)``,
+    whose direction changes at every waypoint.
+
+    Args:
+      rule: the rule for each part.
+      panels: the number of parts, at least 1.
+
+    Returns:
+      A ``Rule`` of ``panels * n`` nodes, as exact as ``rule`` on each part.
+
+    Raises:
+      ValueError: if ``panels < 1`` or ``rule`` is not a sound rule.
+
+    Example:
+      >>> import numpy as np
+      >>> from igjax import quadrature
+      >>> rule = quadrature.composite(quadrature.gauss_legendre(2), 2)
+      >>> round(float(rule.weights @ np.abs(rule.nodes - 0.5)), 12)
+      0.25
+    """
+    panels = _check_count("composite", panels, 1)
+    nodes, weights, embedded = check_rule(rule)
+    starts = np.arange(panels)[:, None]
+    return Rule(
+        ((starts + nodes) / panels).ravel(),
+        np.tile(weights / panels, panels),
+        None if embedded is None else np.tile(embedded / panels, panels),
+    )
