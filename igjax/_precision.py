@@ -1,6 +1,5 @@
 """The precision of paths and sums: float32 at least, float64 where the inputs are."""
 
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ Tree = Any
 
 def sum_dtype(*dtypes: Any) -> Any:
     """The dtype to add up values of ``dtypes`` in: float32 at least, so that bf16 sums hold."""
-    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    # Not jnp.promote_types: it refuses under jax_numpy_dtype_promotion="strict".
+    return max((jnp.float32, *dtypes), key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
 def tree_dtype(tree: Tree) -> Any:

@@ -39,19 +39,50 @@ class Report(NamedTuple):
     converged: jax.Array
 
 
-def completeness_gap(attributions: Tree, value: Tree, baseline_value: Tree, x: Tree) -> Tree:
+def fixed_rule_report(
+    x: Tree,
+    fine: Tree,
+    coarse: Tree | None,
+    value: Tree,
+    baseline_value: Tree,
+    *,
+    num_evals: int,
+    complete: bool,
+) -> Report:
+    """The report on attributions ``fine`` to ``x`` by a fixed rule.
+
+    Args:
+      x: the input.
+      fine: the attributions, in the precision of sums.
+      coarse: those of the embedded rule, or None.
+      value: F(x).
+      baseline_value: F(x').
+      num_evals: the number of nodes.
+      complete: whether the attributions are meant to sum to the difference of the values.
+    """
+    unknown = jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
+    return Report(
+        value=value,
+        baseline_value=baseline_value,
+        completeness_gap=_gap(x, fine, value, baseline_value) if complete else unknown,
+        error=unknown if coarse is None else _relative_error(x, fine, coarse),
+        num_evals=jnp.asarray(num_evals, jnp.int32),
+        converged=jnp.asarray(True),
+    )
+
+
+def _gap(x: Tree, attributions: Tree, value: Tree, baseline_value: Tree) -> Tree:
     """The sum of the attributions to ``x`` less the difference of the values, for each output."""
 
     def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
         total = _sum_over(x, part)
-        dtype = sum_dtype(total.dtype, jnp.result_type(value))
-        difference = jnp.asarray(value, dtype) - jnp.asarray(baseline_value, dtype)
-        return total.astype(dtype) - difference
+        dtype = sum_dtype(total.dtype, value.dtype)
+        return total.astype(dtype) - (value.astype(dtype) - baseline_value.astype(dtype))
 
     return map_parts(gap, x, attributions, value, baseline_value)
 
 
-def relative_error(fine: Tree, coarse: Tree, x: Tree) -> Tree:
+def _relative_error(x: Tree, fine: Tree, coarse: Tree) -> Tree:
     """``|fine - coarse|_1 / |fine|_1`` over the elements of ``x``, for each output; 0 for 0 / 0."""
 
     def error(fine: Tree, coarse: Tree) -> jax.Array:

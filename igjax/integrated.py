@@ -12,9 +12,10 @@ from igjax import baselines, paths, quadrature
 from igjax._accumulate import check_batch_size
 from igjax._inputs import as_floating, resolve_baseline
 from igjax._path_integral import map_parts, path_integrals
-from igjax._report import Report, completeness_gap, relative_error
+from igjax._report import fixed_rule_report
+from igjax._sharding import per_device
 
-__all__ = ["Report", "integrated_grad", "integrated_jacobian"]
+__all__ = ["integrated_grad", "integrated_jacobian"]
 
 Tree = Any
 
@@ -171,6 +172,8 @@ def _transform(
             f"igjax.paths.straight_line; got {settings.path!r}."
         )
     rule = quadrature.check_rule(settings.rule)
+    if not settings.has_report:  # then nobody asks for the error
+        rule = rule._replace(embedded_weights=None)
     batch_size = check_batch_size(settings.batch_size)
 
     @functools.wraps(fun)
@@ -180,8 +183,9 @@ def _transform(
         def evaluate(x: Tree) -> tuple[Tree, Any]:
             value, aux = _split_aux(call(x)) if has_aux else (call(x), None)
             check_output(value)
-            return value, aux
+            return jax.tree.map(jnp.asarray, value), aux
 
+        x = per_device(x, lambda x: evaluate(x)[0])
         derivative = differentiate(evaluate, has_aux=True)
         baseline = resolve_baseline(settings.baseline, x)
         fine, coarse = path_integrals(
@@ -199,17 +203,14 @@ def _transform(
         value, aux = evaluate(x)
         extras: tuple[Any, ...] = (aux,) if has_aux else ()
         if settings.has_report:
-            baseline_value, _ = evaluate(baseline)
-            no_number = jax.tree.map(lambda value: jnp.full_like(value, jnp.nan), value)
-            report = Report(
-                value=value,
-                baseline_value=baseline_value,
-                completeness_gap=completeness_gap(fine, value, baseline_value, x)
-                if settings.multiply_by_inputs
-                else no_number,
-                error=no_number if coarse is None else relative_error(fine, coarse, x),
-                num_evals=jnp.asarray(rule.nodes.size, jnp.int32),
-                converged=jnp.asarray(True),
+            report = fixed_rule_report(
+                x,
+                fine,
+                coarse,
+                value,
+                evaluate(baseline)[0],
+                num_evals=rule.nodes.size,
+                complete=settings.multiply_by_inputs,
             )
             extras += (report,)
         return (attributions, *extras)
@@ -264,11 +265,11 @@ def _split_aux(output: Any) -> tuple[Tree, Any]:
 
 
 def _check_scalar(value: Any) -> None:
-    leaves = jax.tree.leaves(value)
-    if not jax.tree_util.all_leaves([value]) or jnp.shape(value) != ():
-        shape = jnp.shape(value) if leaves == [value] else jax.tree.structure(value)
+    is_array = jax.tree_util.all_leaves([value])
+    if not is_array or jnp.shape(value) != ():
+        got = f"shape {jnp.shape(value)}" if is_array else jax.tree.structure(value)
         raise ValueError(
-            f"integrated_grad needs a function with a scalar output; got {shape}. Pick one, as in "
+            f"integrated_grad needs a function with a scalar output; got {got}. Pick one, as in "
             "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs."
         )
     _check_real(value)

@@ -1,0 +1,28 @@
+"""Attribution inside ``jax.shard_map``."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
+    """``x``, held by every device for itself wherever ``fun(x)`` differs between devices.
+
+    In a ``shard_map`` the gradient with respect to an input that devices share is the sum over
+    devices. The attributions of one device's ``fun``, with its own labels, say, are not: they must
+    be those that ``vmap`` gives, and complete. Outside of ``shard_map`` nothing is done.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    # Zeros like a value vary over the axes that it varies over. No value is computed: only zeros.
+    zeros = [jnp.sum(jnp.zeros_like(value)) for value in jax.tree.leaves(fun(x))]
+
+    def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:
+        return leaf + zero.astype(leaf.dtype)
+
+    return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), x)
