@@ -4,6 +4,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from igjax._path_integral import map_parts
@@ -37,6 +38,10 @@ class Report(NamedTuple):
     error: Any
     num_evals: jax.Array
     converged: jax.Array
+
+
+# So that an exported attribution can be serialized with its report.
+jax.export.register_namedtuple_serialization(Report, serialized_name="igjax.Report")
 
 
 def fixed_rule_report(

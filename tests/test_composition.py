@@ -247,7 +247,7 @@ def test_inputs_sharded_over_features(case, batch):
 
 def test_export_for_every_platform(case, batch):
     xs, labels, _ = batch
-    batched = jax.jit(jax.vmap(case.attribution()))
+    batched = jax.jit(jax.vmap(case.transform(case.fun)))
     exported = jax.export.export(batched, platforms=["cpu", "cuda", "tpu"])(xs, labels)
     again = jax.export.deserialize(exported.serialize())
     assert again.platforms == ("cpu", "cuda", "tpu")
