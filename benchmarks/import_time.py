@@ -9,7 +9,9 @@ ROUNDS = 15
 
 def seconds(module: str) -> float:
     """The time that importing ``module`` takes in a fresh interpreter, the interpreter's own off."""
-    script = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    script = (
+        f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return float(run.stdout)
 

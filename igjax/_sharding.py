@@ -1,4 +1,4 @@
-"""Attribution inside ``jax.shard_map``."""
+"""Attribution on many devices: what ``jax.shard_map`` and explicitly sharded arrays need."""
 
 import functools
 from collections.abc import Callable
@@ -26,3 +26,15 @@ def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
         return leaf + zero.astype(leaf.dtype)
 
     return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), x)
+
+
+def laid_out_like(tree: Tree, x: Tree) -> Tree:
+    """``tree``, of the structure of ``x``, with the explicit shardings that ``x`` has.
+
+    A baseline that does not depend on ``x`` is one for all examples of a ``vmap``. In a mesh with
+    explicit axes the function may refuse it: an index that is sharded over examples, as a label is,
+    must go into an array that is so too.
+    """
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return tree
+    return jax.tree.map(lambda leaf, x: jnp.where(False, x, leaf), tree, x)

@@ -13,7 +13,7 @@ from igjax._accumulate import check_batch_size
 from igjax._inputs import as_floating, resolve_baseline
 from igjax._path_integral import map_parts, path_integrals
 from igjax._report import fixed_rule_report
-from igjax._sharding import per_device
+from igjax._sharding import laid_out_like, per_device
 
 __all__ = ["integrated_grad", "integrated_jacobian"]
 
@@ -187,7 +187,7 @@ def _transform(
 
         x = per_device(x, lambda x: evaluate(x)[0])
         derivative = differentiate(evaluate, has_aux=True)
-        baseline = resolve_baseline(settings.baseline, x)
+        baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
         fine, coarse = path_integrals(
             lambda x: derivative(x)[0],
             baseline,

@@ -85,14 +85,18 @@ def polyline(points: Tree) -> Path:
     """
 
     def path(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
-        counts = _count_waypoints(points, x)
-        pieces = counts + 1
+        pieces = _count_waypoints(points, x) + 1
         piece = jnp.clip(jnp.floor(alpha * pieces), 0, pieces - 1).astype(jnp.int32)
         rest = alpha * pieces - piece.astype(jnp.result_type(alpha))
+        # The two corners that the point is between, picked by products: unlike an index they work
+        # on sharded arrays too, whatever their mesh.
+        at = jax.nn.one_hot(jnp.stack([piece, piece + 1]), pieces + 1, dtype=rest.dtype)
+        shares = (1 - rest) * at[0] + rest * at[1]
 
         def leaf(baseline: jax.Array, x: jax.Array, points: jax.Array) -> jax.Array:
-            corners = jnp.concatenate([baseline[None], jnp.asarray(points, x.dtype), x[None]])
-            return straight_line(corners[piece], corners[piece + 1], rest)
+            points = jnp.asarray(points, x.dtype)
+            between = jnp.tensordot(shares[1:-1], points, 1, precision=jax.lax.Precision.HIGHEST)
+            return shares[0] * baseline + between + shares[-1] * x
 
         return jax.tree.map(leaf, baseline, x, points)
 

@@ -136,12 +136,12 @@ def test_eager_jit_vmap_and_a_loop_agree(case, batch):
     def attribute(x, label, baseline):
         return case.transform(case.fun, baseline=baseline)(x, label)
 
-    eager = _stack([attribute(*example) for example in zip(xs, labels, baselines, strict=True)])
     jitted = jax.jit(attribute)
-    loop = _stack([jitted(*example) for example in zip(xs, labels, baselines, strict=True)])
-    _assert_close(loop, eager)
-    _assert_close(jax.vmap(attribute)(xs, labels, baselines), eager)
-    _assert_close(jax.jit(jax.vmap(attribute))(xs, labels, baselines), eager)
+    examples = list(zip(xs, labels, baselines, strict=True))
+    loop = _stack([jitted(*example) for example in examples])
+    _assert_close(attribute(*examples[0]), jitted(*examples[0]))
+    _assert_close(jax.vmap(attribute)(xs, labels, baselines), loop)
+    _assert_close(jax.jit(jax.vmap(attribute))(xs, labels, baselines), loop)
 
 
 def test_vmap_over_baselines_or_labels_alone(case, batch):
@@ -150,11 +150,12 @@ def test_vmap_over_baselines_or_labels_alone(case, batch):
     def attribute(x, label, baseline):
         return case.attribution(baseline=baseline)(x, label)
 
+    one = jax.jit(attribute)
     over_baselines = jax.jit(jax.vmap(attribute, in_axes=(None, None, 0)))
-    expected = _stack([attribute(xs[0], labels[1], baseline) for baseline in baselines])
+    expected = _stack([one(xs[0], labels[1], baseline) for baseline in baselines])
     _assert_close(over_baselines(xs[0], labels[1], baselines), expected)
     over_labels = jax.jit(jax.vmap(attribute, in_axes=(None, 0, None)))
-    expected = _stack([attribute(xs[0], label, baselines[0]) for label in labels])
+    expected = _stack([one(xs[0], label, baselines[0]) for label in labels])
     _assert_close(over_labels(xs[0], labels, baselines[0]), expected)
 
 
@@ -165,7 +166,9 @@ def test_grad_and_jvp_of_a_loss_agree_with_finite_differences(case, batch):
         def loss(x, baseline):
             return jnp.sum(jnp.sin(case.attribution(baseline=baseline)(x, jnp.int32(1))))
 
-        check_grads(loss, (x, baseline), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
+        check_grads(
+            jax.jit(loss), (x, baseline), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6
+        )
 
 
 def test_grad_of_a_loss_with_respect_to_parameters(case, batch):
@@ -176,7 +179,8 @@ def test_grad_of_a_loss_with_respect_to_parameters(case, batch):
         return jnp.sum(jnp.square(scaled.attribution()(x, jnp.int32(1))))
 
     h = 1e-2
-    difference = (loss(jnp.float32(1 + h)) - loss(jnp.float32(1 - h))) / (2 * h)
+    compiled = jax.jit(loss)
+    difference = (compiled(jnp.float32(1 + h)) - compiled(jnp.float32(1 - h))) / (2 * h)
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.float32(1)), difference, rtol=5e-3)
 
 
@@ -187,9 +191,9 @@ def test_checkpoint_changes_neither_value_nor_gradient(case, batch):
         return jnp.sum(jnp.square(attribution(x, label)))
 
     plain, remat = case.attribution(), jax.checkpoint(case.attribution())
-    _assert_close(remat(x, label), plain(x, label))
+    _assert_close(jax.jit(remat)(x, label), jax.jit(plain)(x, label))
     gradient = jax.jit(jax.grad(functools.partial(loss, remat)))(x)
-    _assert_close(gradient, jax.grad(functools.partial(loss, plain))(x), 1e-5)
+    _assert_close(gradient, jax.jit(jax.grad(functools.partial(loss, plain)))(x), 1e-5)
 
 
 def test_reverse_through_vmap_and_jit(case, batch):
@@ -199,7 +203,8 @@ def test_reverse_through_vmap_and_jit(case, batch):
         return jnp.sum(jnp.square(case.attribution()(x, label)))
 
     batched = jax.jit(jax.grad(lambda xs: jnp.sum(jax.vmap(loss)(xs, labels))))(xs)
-    _assert_close(batched, _stack([jax.grad(loss)(*e) for e in zip(xs, labels, strict=True)]), 1e-5)
+    one = jax.jit(jax.grad(loss))
+    _assert_close(batched, _stack([one(*e) for e in zip(xs, labels, strict=True)]), 1e-5)
 
 
 def test_shard_map_over_examples(case, batch):
@@ -209,7 +214,7 @@ def test_shard_map_over_examples(case, batch):
     sharded = jax.shard_map(
         batched, mesh=mesh, in_specs=P("examples"), out_specs=P("examples"), check_vma=True
     )
-    _assert_close(jax.jit(sharded)(xs, labels), batched(xs, labels))
+    _assert_close(jax.jit(sharded)(xs, labels), jax.jit(batched)(xs, labels))
 
 
 def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
@@ -219,7 +224,7 @@ def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
     sharded = jax.shard_map(
         batched, mesh=mesh, in_specs=(P(), P("labels")), out_specs=P("labels"), check_vma=True
     )
-    _assert_close(jax.jit(sharded)(xs[0], labels), batched(xs[0], labels))
+    _assert_close(jax.jit(sharded)(xs[0], labels), jax.jit(batched)(xs[0], labels))
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -232,7 +237,7 @@ def test_inputs_sharded_over_examples(case, batch, axis_type):
         sharded = jax.jit(batched)(*jax.device_put((xs, labels), over_examples))
     attributions = sharded[0] if case.has_report else sharded
     assert attributions.sharding.spec[0] == "examples"
-    _assert_close(jax.device_get(sharded), jax.device_get(batched(xs, labels)))
+    _assert_close(jax.device_get(sharded), jax.device_get(jax.jit(batched)(xs, labels)))
 
 
 def test_inputs_sharded_over_features(case, batch):
@@ -241,7 +246,7 @@ def test_inputs_sharded_over_features(case, batch):
     sharded = jax.device_put(x, NamedSharding(mesh, P("height", "width")))
     _assert_close(
         jax.device_get(jax.jit(case.transform(case.fun))(sharded, label)),
-        jax.device_get(case.transform(case.fun)(x, label)),
+        jax.device_get(jax.jit(case.transform(case.fun))(x, label)),
     )
 
 
@@ -256,14 +261,15 @@ def test_export_for_every_platform(case, batch):
 
 def test_x64_is_double_throughout(case, batch):
     xs, labels, _ = batch
-    single = case.attribution()(xs[0], labels[0])
+    single = jax.jit(case.attribution())(xs[0], labels[0])
     with jax.enable_x64(True):
         x, label = jnp.asarray(xs[0], jnp.float64), jnp.asarray(labels[0])
-        double = case.transform(case.fun)(x, label)
+        attribute = jax.jit(case.attribution())
+        double = jax.jit(case.transform(case.fun))(x, label)
         for leaf in jax.tree.leaves(double):
             assert leaf.dtype in (jnp.float64, jnp.int32, jnp.bool_)
         # One rounding to float32 anywhere would show in the derivative of the 14th decimal.
-        tiny = case.attribution()(x * (1 + 1e-12), label) - case.attribution()(x, label)
+        tiny = attribute(x * (1 + 1e-12), label) - attribute(x, label)
         attributions = double[0] if case.has_report else double
         assert float(jnp.max(jnp.abs(tiny))) < 1e-10
         assert float(jnp.max(jnp.abs(tiny))) > 0
@@ -272,8 +278,8 @@ def test_x64_is_double_throughout(case, batch):
 
 def test_bfloat16_is_summed_in_float32(case, batch):
     x, label = batch[0][0].astype(jnp.bfloat16), batch[1][0]
-    low = case.attribution()(x, label)
-    high = case.attribution()(x.astype(jnp.float32), label)
+    attribute = jax.jit(case.attribution())
+    low, high = attribute(x, label), attribute(x.astype(jnp.float32), label)
     assert low.dtype == jnp.bfloat16
     # The gradients themselves are rounded to 8 bits; their average is not worse than that.
     scale = float(jnp.max(jnp.abs(high)))
