@@ -1,4 +1,4 @@
-"""How long ``import igjax`` takes, in units of ``import jax``: ``python -m benchmarks.import_time``."""
+"""How long ``import igjax`` takes beside ``import jax``: ``python -m benchmarks.import_time``."""
 
 import statistics
 import subprocess
@@ -8,7 +8,7 @@ ROUNDS = 15
 
 
 def seconds(module: str) -> float:
-    """The time that importing ``module`` takes in a fresh interpreter, the interpreter's own off."""
+    """The time that importing ``module`` takes in a fresh interpreter, its start aside."""
     script = (
         f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     )

@@ -5,7 +5,6 @@ chunking and the habits of XLA.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,24 +14,6 @@ import jax.numpy as jnp
 from igjax._precision import sum_dtype
 
 Tree = Any
-
-
-def check_batch_size(batch_size: Any) -> int | None:
-    """Returns ``batch_size`` as an int of at least 1, or None; says what is wrong otherwise."""
-    if batch_size is None:
-        return None
-    try:
-        size = operator.index(batch_size)
-    except TypeError:
-        raise TypeError(
-            "batch_size must be the number of nodes to evaluate at once, an integer, or None for "
-            f"all of them; got {batch_size!r}."
-        ) from None
-    if size < 1:
-        raise ValueError(
-            f"batch_size must be at least 1, or None for all nodes at once; got {size}."
-        )
-    return size
 
 
 def weighted_sum(

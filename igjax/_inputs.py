@@ -1,11 +1,28 @@
 """Checks of what a user passes in: inputs, baselines, points of paths. Messages name the leaf."""
 
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Tree = Any
+
+
+def check_count(name: str, count: Any, least: int) -> int:
+    """Returns ``count`` as an int of at least ``least``; otherwise says what ``name`` must be.
+
+    Raises:
+      TypeError: if it is not an integer.
+      ValueError: if it is too small.
+    """
+    try:
+        number = operator.index(count)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {count!r}.") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}; got {number}.")
+    return number
 
 
 def same_structure(tree: Tree, other: Tree) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
-from igjax._inputs import same_structure
+from igjax._inputs import as_floating, check_count, matching, same_structure
 from igjax._precision import sum_dtype
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def constant(value: Tree) -> Baseline:
 
 def _spread(value: Tree, x: Tree) -> Tree:
     """``value``, for each leaf or one for all, in the shapes and dtypes of ``x``."""
+    x = as_floating(x, "x")
     if not same_structure(value, x):
         if not jax.tree_util.all_leaves([value]):
             raise ValueError(
@@ -126,7 +127,9 @@ def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseli
     Baselines", Distill. The picture is continued by reflection.
     """
     axes = tuple(axes)
-    return lambda x: jax.tree.map(lambda leaf: gaussian_blur(leaf, sigma, axes), x)
+    return lambda x: jax.tree.map(
+        lambda leaf: gaussian_blur(leaf, sigma, axes), as_floating(x, "x")
+    )
 
 
 def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
@@ -152,7 +155,7 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
     """
 
     def baseline(x: Tree) -> Tree:
-        draws = _draw(jax.random.uniform, key, x)
+        draws = _draw(jax.random.uniform, key, as_floating(x, "x"))
         return jax.tree.map(
             lambda low, high, u: low + (high - low) * u, _spread(low, x), _spread(high, x), draws
         )
@@ -182,6 +185,7 @@ def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
     """
 
     def baseline(x: Tree) -> Tree:
+        x = as_floating(x, "x")
         draws = _draw(jax.random.normal, key, x)
         return jax.tree.map(lambda x, sigma, z: x + sigma * z, x, _spread(sigma, x), draws)
 
@@ -205,6 +209,9 @@ def mean_of(data: Tree) -> Baseline:
     Returns:
       A function of ``x`` that makes the baseline, the same for every ``x``.
 
+    Raises:
+      ValueError: if ``data`` has no examples.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from igjax import baselines
@@ -214,7 +221,14 @@ def mean_of(data: Tree) -> Baseline:
 
     def mean(examples: Any) -> jax.Array:
         examples = jnp.asarray(examples)
-        return jnp.mean(examples, axis=0, dtype=sum_dtype(examples.dtype))
+        if examples.shape[:1] in {(), (0,)}:
+            raise ValueError(
+                "mean_of: data must have an axis of examples, of at least one, in front of every "
+                f"leaf; got shape {examples.shape}."
+            )
+        is_float = jnp.issubdtype(examples.dtype, jnp.floating)
+        dtype = sum_dtype(examples.dtype) if is_float else jnp.result_type(float)
+        return jnp.mean(examples, axis=0, dtype=dtype)
 
     return constant(jax.tree.map(mean, data))
 
@@ -244,7 +258,7 @@ def farthest(low: Tree, high: Tree) -> Baseline:
     def baseline(x: Tree) -> Tree:
         return jax.tree.map(
             lambda x, low, high: jnp.where(x - low > high - x, low, high),
-            x,
+            as_floating(x, "x"),
             _spread(low, x),
             _spread(high, x),
         )
@@ -257,7 +271,7 @@ def max_entropy(
     *,
     start: Tree | Baseline = zeros,
     optimizer: "optax.GradientTransformation | None" = None,
-    steps: int = 100,
+    steps: int = 500,
     low: Tree = -jnp.inf,
     high: Tree = jnp.inf,
 ) -> Baseline:
@@ -267,7 +281,8 @@ def max_entropy(
       predict: from an input like ``x`` to logits, shape ``(..., classes)``; the mean of the
         entropies is maximised.
       start: where the search begins, a pytree like the input or a function of it. ``lambda x: x``
-        looks for an uncertain input near ``x``.
+        looks for an uncertain input near ``x``. The search is local: it may stop at a point that
+        is uncertain between some of the classes only.
       optimizer: an Optax optimiser; None: ``optax.adam(0.05)``.
       steps: the number of steps, at least 0.
       low: the least value an element may take, a number or what ``constant`` takes.
@@ -277,8 +292,8 @@ def max_entropy(
       A function of ``x`` that makes the baseline.
 
     Raises:
-      ImportError: if Optax is not installed.
-      ValueError: when the baseline is made, if ``predict`` returns a scalar.
+      ValueError: if ``steps < 0``; when the baseline is made, if ``predict`` returns a scalar or
+        ``start`` is not like the input.
 
     Example:
       >>> import jax
@@ -294,6 +309,7 @@ def max_entropy(
     import optax  # Optax's import costs more time than the whole of igjax
 
     chosen = optax.adam(0.05) if optimizer is None else optimizer
+    steps = check_count("max_entropy: steps", steps, least=0)
 
     def negative_entropy(x: Tree) -> jax.Array:
         logits = predict(x)
@@ -306,6 +322,7 @@ def max_entropy(
         return jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
     def baseline(x: Tree) -> Tree:
+        x = as_floating(x, "x")
         floor, ceiling = _spread(low, x), _spread(high, x)
 
         def step(carry: tuple[Tree, Any], _: None) -> tuple[tuple[Tree, Any], None]:
@@ -316,7 +333,8 @@ def max_entropy(
                 point = optax.apply_updates(point, updates)
             return (jax.tree.map(jnp.clip, point, floor, ceiling), state), None
 
-        point = start(x) if callable(start) else start
+        point = matching(start(x) if callable(start) else start, x, "max_entropy: start")
+        point = jax.tree.map(jnp.clip, point, floor, ceiling)
         (point, _), _ = jax.lax.scan(step, (point, chosen.init(point)), None, length=steps)
         return point
 

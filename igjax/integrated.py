@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from igjax import baselines, paths, quadrature
-from igjax._accumulate import check_batch_size
-from igjax._inputs import as_floating, resolve_baseline
+from igjax._inputs import as_floating, check_count, resolve_baseline
 from igjax._path_integral import map_parts, path_integrals
 from igjax._report import fixed_rule_report
 from igjax._sharding import laid_out_like, per_device
@@ -174,7 +173,9 @@ def _transform(
     rule = quadrature.check_rule(settings.rule)
     if not settings.has_report:  # then nobody asks for the error
         rule = rule._replace(embedded_weights=None)
-    batch_size = check_batch_size(settings.batch_size)
+    batch_size = settings.batch_size
+    if batch_size is not None:
+        batch_size = check_count("batch_size (None for all nodes at once)", batch_size, least=1)
 
     @functools.wraps(fun)
     def attribute(*args: Any, **kwargs: Any) -> Any:

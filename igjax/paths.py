@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
 from igjax._inputs import as_floating, matching, resolve_baseline, same_structure
-from igjax._precision import cast, sum_dtype, tree_dtype
+from igjax._precision import cast, tree_dtype
 
 __all__ = [
     "Path",
@@ -269,9 +269,9 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
 
 def _distance(one: Tree, other: Tree) -> jax.Array:
     """The largest difference of two elements, over all leaves."""
+    dtype = tree_dtype(one)
 
     def leaf(one: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.max(jnp.abs(one - other), initial=0.0).astype(sum_dtype(one.dtype))
+        return jnp.max(jnp.abs(one - other), initial=0.0).astype(dtype)
 
-    distances = jax.tree.leaves(jax.tree.map(leaf, one, other))
-    return functools.reduce(jnp.maximum, distances)
+    return functools.reduce(jnp.maximum, jax.tree.leaves(jax.tree.map(leaf, one, other)))

@@ -120,17 +120,3 @@ def test_nan_reaches_the_result_and_stays_in_its_element(fun):
     total = jax.jit(lambda: accumulate.weighted_sum(pair, nodes, weights, 4))()
     assert np.isnan(total["bad"]).all()
     np.testing.assert_allclose(total["good"], 12 * 0.45, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "error", "message"),
-    [
-        (0, ValueError, "batch_size must be at least 1, or None for all nodes at once; got 0"),
-        (-3, ValueError, "batch_size must be at least 1, or None for all nodes at once; got -3"),
-        (2.5, TypeError, r"batch_size must be the number of nodes .* got 2\.5"),
-        ("all", TypeError, "batch_size must be the number of nodes .* got 'all'"),
-    ],
-)
-def test_a_bad_batch_size_is_refused(batch_size, error, message):
-    with pytest.raises(error, match=message):
-        accumulate.check_batch_size(batch_size)

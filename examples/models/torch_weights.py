@@ -67,11 +67,6 @@ def load(path: str | os.PathLike[str]) -> Any:
       pickle.UnpicklingError: if the file names a global that no tensor needs, or is not a complete
         file of either layout.
       ValueError: if a tensor reaches outside its storage.
-
-    Example:
-      >>> weights = load("model.pth")  # doctest: +SKIP
-      >>> weights["conv.weight"].shape  # doctest: +SKIP
-      (32, 3, 3, 3)
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
