@@ -157,7 +157,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=pathlib.Path("quickstart.png"),
         help="the figure's file (quickstart.png)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.nodes < 1:
+        parser.error(f"--nodes must be at least 1; got {options.nodes}")
+    if options.out.suffix[1:] not in (known := Figure().canvas.get_supported_filetypes()):
+        parser.error(f"--out must end in one of {', '.join(known)}; got {options.out}")
+    return options
 
 
 def _photo(path: str) -> PIL.Image.Image:
@@ -207,7 +212,7 @@ def tabulate(results: Sequence[Result]) -> Table:
             f"{report.baseline_value:.4f}",
             f"{result.attributions.sum():.3f}",
             f"{report.completeness_gap:+.3f}",
-            f"{report.error:.1%}",
+            "-" if np.isnan(report.error) else f"{report.error:.1%}",
             str(report.num_evals),
             f"{result.seconds:.1f} s",
         )

@@ -1,16 +1,23 @@
 """igjax: Integrated Gradients as a composable function transform.
 
-attributions = jax.jit(jax.vmap(igjax.integrated_grad(f), in_axes=(0, 0)))(xs, labels)
+    attributions = jax.jit(jax.vmap(igjax.integrated_grad(f)))(xs, labels)
+
+Transforms: ``integrated_grad`` of a function of one example to a scalar, ``integrated_jacobian`` of
+one to arrays; ``Report`` is what they tell about their answer. Their parts are plain values and
+functions: ``igjax.baselines``, ``igjax.paths`` and ``igjax.quadrature``.
 """
 
-# Attribution transforms
-from igjax._report import Report as Report
-from igjax.integrated import integrated_grad as integrated_grad
-from igjax.integrated import integrated_jacobian as integrated_jacobian
+from igjax import baselines, paths, quadrature
+from igjax._report import Report
+from igjax.integrated import integrated_grad, integrated_jacobian
 
-# What they are made of: baselines, paths and quadrature rules, all plain values
-from igjax import baselines as baselines  # isort: skip
-from igjax import paths as paths  # isort: skip
-from igjax import quadrature as quadrature  # isort: skip
+__all__ = [
+    "Report",
+    "baselines",
+    "integrated_grad",
+    "integrated_jacobian",
+    "paths",
+    "quadrature",
+]
 
 __version__ = "0.1.0"

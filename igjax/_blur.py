@@ -51,5 +51,5 @@ def _cosines(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
 
 
 def _apply(matrix: jax.Array, image: jax.Array, axis: int) -> jax.Array:
-    product = jnp.tensordot(matrix, image, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-    return jnp.moveaxis(product, 0, axis)
+    product = jnp.tensordot(image, matrix, axes=(axis, 1), precision=jax.lax.Precision.HIGHEST)
+    return jnp.moveaxis(product, -1, axis)

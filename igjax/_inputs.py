@@ -111,6 +111,11 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
 def resolve_baseline(baseline: Any, x: Tree) -> Tree:
     """The baseline for ``x``, from a value or a function of ``x``, checked to be like ``x``."""
     value = baseline(x) if callable(baseline) else baseline
+    if callable(value):
+        raise TypeError(
+            f"baseline must make a pytree like the input; got the function {value!r}. Was it to be "
+            "called first, as in igjax.baselines.blurred(10.0)?"
+        )
     return matching(
         value,
         x,

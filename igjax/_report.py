@@ -16,6 +16,10 @@ Tree = Any
 class Report(NamedTuple):
     """What there is to know about an attribution besides itself. A pytree of arrays.
 
+    Look at both error and gap. A large error asks for more nodes. A gap much larger than the error
+    says that the function is not differentiable along the path (it rounds, say), or that the path
+    does not run from the baseline to the input (``igjax.paths.check``).
+
     For ``integrated_jacobian`` each of the first four is a pytree like the function's output.
 
     Attributes:

@@ -1,5 +1,6 @@
 """Attribution on many devices: what ``jax.shard_map`` and explicitly sharded arrays need."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +29,28 @@ def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
     return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), x)
 
 
+def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
+    """A context in which JAX knows the explicit mesh that ``x`` is sharded over, if it is over one.
+
+    Arrays may be sharded over an explicit mesh that nobody has set with ``jax.set_mesh``. JAX then
+    fails to combine them with arrays made on the way.
+    """
+    for leaf in jax.tree.leaves(x):
+        mesh = jax.typeof(leaf).sharding.mesh
+        if mesh.explicit_axes:
+            return jax.sharding.use_abstract_mesh(mesh)
+    return contextlib.nullcontext()
+
+
 def laid_out_like(tree: Tree, x: Tree) -> Tree:
     """``tree``, of the structure of ``x``, with the explicit shardings that ``x`` has.
 
     A baseline that does not depend on ``x`` is one for all examples of a ``vmap``. In a mesh with
-    explicit axes the function may refuse it: an index that is sharded over examples, as a label is,
-    must go into an array that is so too.
+    explicit axes that is an array of another kind than ``x``, which the function, and JAX's own
+    arithmetic, may refuse: a label that is sharded over examples is no index into it, for one.
     """
-    if not jax.sharding.get_abstract_mesh().explicit_axes:
-        return tree
-    return jax.tree.map(lambda leaf, x: jnp.where(False, x, leaf), tree, x)
+
+    def leaf(leaf: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(False, x, leaf) if jax.typeof(x).sharding.mesh.explicit_axes else leaf
+
+    return jax.tree.map(leaf, tree, x)

@@ -12,7 +12,7 @@ from igjax import baselines, paths, quadrature
 from igjax._inputs import as_floating, check_count, resolve_baseline
 from igjax._path_integral import map_parts, path_integrals
 from igjax._report import fixed_rule_report
-from igjax._sharding import laid_out_like, per_device
+from igjax._sharding import laid_out_like, mesh_of, per_device
 
 __all__ = ["integrated_grad", "integrated_jacobian"]
 
@@ -176,6 +176,7 @@ def _transform(
     batch_size = settings.batch_size
     if batch_size is not None:
         batch_size = check_count("batch_size (None for all nodes at once)", batch_size, least=1)
+    settings = settings._replace(rule=rule, batch_size=batch_size)
 
     @functools.wraps(fun)
     def attribute(*args: Any, **kwargs: Any) -> Any:
@@ -186,37 +187,49 @@ def _transform(
             check_output(value)
             return jax.tree.map(jnp.asarray, value), aux
 
-        x = per_device(x, lambda x: evaluate(x)[0])
-        derivative = differentiate(evaluate, has_aux=True)
-        baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
-        fine, coarse = path_integrals(
-            lambda x: derivative(x)[0],
-            baseline,
-            x,
-            path=settings.path,
-            rule=rule,
-            multiply_by_inputs=settings.multiply_by_inputs,
-            batch_size=batch_size,
-        )
-        attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, fine)
-        if not (has_aux or settings.has_report):
-            return attributions
-        value, aux = evaluate(x)
-        extras: tuple[Any, ...] = (aux,) if has_aux else ()
-        if settings.has_report:
-            report = fixed_rule_report(
-                x,
-                fine,
-                coarse,
-                value,
-                evaluate(baseline)[0],
-                num_evals=rule.nodes.size,
-                complete=settings.multiply_by_inputs,
-            )
-            extras += (report,)
-        return (attributions, *extras)
+        with mesh_of(x):
+            return _explain(evaluate, differentiate, x, has_aux, settings)
 
     return attribute
+
+
+def _explain(
+    evaluate: Callable[[Tree], tuple[Tree, Any]],
+    differentiate: Callable[..., Callable[[Tree], tuple[Tree, Any]]],
+    x: Tree,
+    has_aux: bool,
+    settings: _Settings,
+) -> Any:
+    """The attributions to ``x``; as asked, with the auxiliary data there and a report."""
+    x = per_device(x, lambda x: evaluate(x)[0])
+    derivative = differentiate(evaluate, has_aux=True)
+    baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
+    fine, coarse = path_integrals(
+        lambda x: derivative(x)[0],
+        baseline,
+        x,
+        path=settings.path,
+        rule=settings.rule,
+        multiply_by_inputs=settings.multiply_by_inputs,
+        batch_size=settings.batch_size,
+    )
+    attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, fine)
+    if not (has_aux or settings.has_report):
+        return attributions
+    value, aux = evaluate(x)
+    extras: tuple[Any, ...] = (aux,) if has_aux else ()
+    if settings.has_report:
+        report = fixed_rule_report(
+            x,
+            fine,
+            coarse,
+            value,
+            evaluate(baseline)[0],
+            num_evals=settings.rule.nodes.size,
+            complete=settings.multiply_by_inputs,
+        )
+        extras += (report,)
+    return (attributions, *extras)
 
 
 def _as_function_of(
@@ -271,7 +284,8 @@ def _check_scalar(value: Any) -> None:
         got = f"shape {jnp.shape(value)}" if is_array else jax.tree.structure(value)
         raise ValueError(
             f"integrated_grad needs a function with a scalar output; got {got}. Pick one, as in "
-            "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs."
+            "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs. If "
+            "the input is a batch of examples, map over them: jax.vmap(integrated_grad(f))(xs)."
         )
     _check_real(value)
 

@@ -257,9 +257,9 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
     x = as_floating(x, "x")
     baseline = resolve_baseline(baseline, x)
     dtype = tree_dtype(x)
+    ends = cast(baseline, dtype), cast(x, dtype)
     start, end = (
-        matching(path(cast(baseline, dtype), cast(x, dtype), jnp.asarray(alpha, dtype)), x, "path")
-        for alpha in (0.0, 1.0)
+        matching(path(*ends, jnp.asarray(alpha, dtype)), x, "path's point") for alpha in (0, 1)
     )
     zeros = jax.tree.map(jnp.zeros_like, x)
     scale = jnp.maximum(_distance(x, zeros), _distance(baseline, zeros))

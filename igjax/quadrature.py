@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from igjax import _gauss
+from igjax._gauss import Floats
 from igjax._inputs import check_count
 
 __all__ = [
@@ -39,8 +41,6 @@ __all__ = [
     "sine",
     "trapezoid",
 ]
-
-Floats = NDArray[np.floating[Any]]
 
 
 class Rule(NamedTuple):
@@ -65,6 +65,11 @@ class Rule(NamedTuple):
     nodes: Any
     weights: Any
     embedded_weights: Any = None
+
+    def __repr__(self) -> str:
+        """A line, for signatures: the arrays themselves are long."""
+        embedded = "no embedded rule" if self.embedded_weights is None else "an embedded rule"
+        return f"Rule({np.size(self.nodes)} nodes, {embedded})"
 
 
 def check_rule(rule: Rule) -> Rule:
@@ -272,9 +277,7 @@ def simpson(n: int) -> Rule:
 def gauss_legendre(n: int) -> Rule:
     """The Gauss–Legendre rule: the highest degree of exactness that ``n`` nodes can have.
 
-    Nodes are found by Newton's method in the angle theta, ``x = cos(theta)``, from Tricomi's
-    estimate (Hale & Townsend 2013, SIAM J. Sci. Comput. 35(2), sections 2 and 3), and keep full
-    precision near the ends.
+    It embeds no coarser rule, so that a report has no error estimate; ``gauss_kronrod`` has one.
 
     Args:
       n: the number of nodes, at least 1.
@@ -292,46 +295,11 @@ def gauss_legendre(n: int) -> Rule:
       0.25
     """
     n = check_count("gauss_legendre: n", n, 1)
-    theta, slope = _legendre_angles(n)
-    return Rule(_node(theta, n), _mirror(1.0 / slope**2, n))
-
-
-def _legendre_angles(n: int) -> tuple[Floats, Floats]:
-    """The angles of the roots of ``P_n`` in (0, pi/2], increasing, and ``dP_n/dtheta`` there."""
-    k = np.arange(1, (n + 1) // 2 + 1)
-    theta = np.pi * (4 * k - 1) / (4 * n + 2)
-    theta += np.cos(theta) / np.sin(theta) / (8 * n**2)
-    for _ in range(4):  # quadratic convergence from an estimate good to O(n^-4): two would do
-        value, slope = _legendre(n, theta)
-        theta = theta - value / slope
-    return theta, _legendre(n, theta)[1]
-
-
-def _legendre(n: int, theta: Floats) -> tuple[Floats, Floats]:
-    """``P_n(cos theta)`` and its derivative in theta, by the three-term recurrence."""
-    x = np.cos(theta)
-    previous, value = np.ones_like(x), x
-    for k in range(2, n + 1):
-        previous, value = value, ((2 * k - 1) * x * value - (k - 1) * previous) / k
-    return value, n * (x * value - previous) / np.sin(theta)
-
-
-def _node(theta: Floats, n: int) -> Floats:
-    """The ``n`` nodes in [0, 1] from the angles of their lower half, without cancellation."""
-    lower = np.sin(theta / 2) ** 2  # (1 - cos(theta)) / 2
-    return np.concatenate([lower, 1.0 - lower[: n // 2][::-1]])
-
-
-def _mirror(lower: Floats, n: int) -> Floats:
-    """The ``n`` weights of a symmetric rule from its lower half."""
-    return np.concatenate([lower, lower[: n // 2][::-1]])
+    return Rule(*_gauss.legendre(n))
 
 
 def gauss_kronrod(n: int) -> Rule:
     """The Gauss–Kronrod rule: Gauss–Legendre's ``m = (n - 1) / 2`` nodes and ``m + 1`` between.
-
-    The added nodes are the roots of Stieltjes's polynomial, which Szegő gave as a cosine series
-    (1935, Math. Ann. 110, 501-513); the weights are Monegato's (1976, Math. Comp. 30, 812-817).
 
     Args:
       n: the number of nodes, odd and at least 3. It embeds ``gauss_legendre((n - 1) / 2)``.
@@ -347,50 +315,17 @@ def gauss_kronrod(n: int) -> Rule:
       >>> rule = quadrature.gauss_kronrod(15)
       >>> int((rule.embedded_weights > 0).sum())
       7
+
+    Source: Kronrod 1965, "Nodes and Weights of Quadrature Formulas"; ``_gauss.py`` says how they
+    are computed.
     """
     n = check_count("gauss_kronrod: n", n, 3)
     if n % 2 == 0:
         raise ValueError(
             f"gauss_kronrod(n) exists for odd n only, 2 m + 1; got {n}: take {n - 1} or {n + 1}."
         )
-    m = n // 2
-    gauss, slope = _legendre_angles(m)
-    between = np.pi * (np.arange(m // 2 + 1) + 0.25) / (m + 0.5)  # interlace with Gauss's
-    for _ in range(6):
-        value, derivative = _stieltjes(m, between)
-        between = between - value / derivative
-
-    # Monegato's c / (P_m' E) and c / (P_m E'), with d/dx = -1/sin d/dtheta; c = 2 h_m / k_m, the
-    # squared norm of P_m over its leading coefficient, both on [0, 1].
-    k = np.arange(1, m + 1)
-    c = np.prod(2 * k / (2 * k - 1)) / (2 * m + 1)
-    weights = np.empty(n)
-    gauss_weights = _mirror(1.0 / slope**2, m)
-    weights[1::2] = gauss_weights - _mirror(
-        c * np.sin(gauss) / (slope * _stieltjes(m, gauss)[0]), m
-    )
-    weights[0::2] = _mirror(
-        -c * np.sin(between) / (_legendre(m, between)[0] * _stieltjes(m, between)[1]), m + 1
-    )
-    nodes = np.empty(n)
-    nodes[1::2], nodes[0::2] = _node(gauss, m), _node(between, m + 1)
+    nodes, weights, gauss_weights = _gauss.kronrod(n // 2)
     return Rule(nodes, weights, _every_second(gauss_weights, n, first=1))
-
-
-def _stieltjes(m: int, theta: Floats) -> tuple[Floats, Floats]:
-    """Stieltjes's polynomial ``E_{m+1}(cos theta)``, to a factor, and its derivative in theta."""
-    count = (m + 1) // 2 + 1
-    j = np.arange(1, count)
-    f = np.cumprod(np.concatenate([[1.0], (1 - 0.5 / j) * (1 - 1 / (2 * m + 2 * j + 1))]))
-    series = np.zeros(count)  # the reciprocal of the power series f
-    series[0] = 1.0
-    for k in range(1, count):
-        series[k] = -f[1 : k + 1] @ series[:k][::-1]
-    frequency = m + 1 - 2 * np.arange(count)
-    if frequency[-1] == 0:
-        series[-1] /= 2
-    angles = np.multiply.outer(theta, frequency)
-    return np.cos(angles) @ series, np.sin(angles) @ (-frequency * series)
 
 
 def clenshaw_curtis(n: int) -> Rule:
@@ -415,9 +350,9 @@ def clenshaw_curtis(n: int) -> Rule:
       array([1., 4., 1.])
     """
     n = check_count("clenshaw_curtis: n", n, 2)
-    lower = np.pi * np.arange((n + 1) // 2) / (2 * (n - 1))
+    theta = np.pi * np.arange((n + 1) // 2) / (n - 1)
     embedded = _every_second(_clenshaw_curtis_weights((n + 1) // 2), n, 0) if n % 2 else None
-    return Rule(_node(2 * lower, n), _clenshaw_curtis_weights(n), embedded)
+    return Rule(_gauss.nodes_at(theta, n), _clenshaw_curtis_weights(n), embedded)
 
 
 def _clenshaw_curtis_weights(n: int) -> Floats:

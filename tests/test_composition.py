@@ -4,6 +4,7 @@ To enter a new attribution method, add a line to ``CASES``. A method that cannot
 says so in its docstring, raises a clear error, and is listed by name in the test concerned.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -227,12 +228,13 @@ def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
     _assert_close(jax.jit(sharded)(xs[0], labels), jax.jit(batched)(xs[0], labels))
 
 
+@pytest.mark.parametrize("set_mesh", [True, False])
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_inputs_sharded_over_examples(case, batch, axis_type):
+def test_inputs_sharded_over_examples(case, batch, axis_type, set_mesh):
     xs, labels, _ = batch
     batched = jax.vmap(case.transform(case.fun))
     mesh = jax.make_mesh((8,), ("examples",), axis_types=(axis_type,))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh) if set_mesh else contextlib.nullcontext():
         over_examples = NamedSharding(mesh, P("examples"))
         sharded = jax.jit(batched)(*jax.device_put((xs, labels), over_examples))
     attributions = sharded[0] if case.has_report else sharded

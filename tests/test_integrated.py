@@ -272,6 +272,11 @@ def test_numbers_and_numpy_arrays_are_taken():
     )
 
 
+def test_help_shows_the_arguments_not_the_default_rule():
+    signature = str(inspect.signature(igjax.integrated_grad))
+    assert "= Rule(63 nodes, an embedded rule)" in signature
+
+
 def test_a_rule_may_be_traced():
     def monte_carlo(key, x):
         nodes = jnp.sort(jax.random.uniform(key, (4000,)))
@@ -463,6 +468,11 @@ BAD_CALLS = {
         lambda: igjax.integrated_grad(jnp.sum, path=lambda b, x, a: (x * a,))(ones),
         ValueError,
         "path's point must be a pytree like the input",
+    ),
+    "baseline function not called": (
+        lambda: igjax.integrated_grad(jnp.sum, baseline=baselines.blurred)(ones),
+        TypeError,
+        "Was it to be called first, as in igjax.baselines.blurred(10.0)?",
     ),
     "no path": (
         lambda: igjax.integrated_grad(jnp.sum, path="straight"),

@@ -95,10 +95,11 @@ def test_photos_of_the_user(tmp_path):
     assert [image.size for image in options.images] == [(300, 400)]
 
 
-def test_a_photo_that_cannot_be_read_is_named(capsys):
+@pytest.mark.parametrize("bad", ["nowhere.jpg", "--nodes=0", "--out=figure.xyz"])
+def test_a_bad_argument_is_named(capsys, bad):
     with pytest.raises(SystemExit):
-        quickstart._parse(["nowhere.jpg"])
-    assert "nowhere.jpg" in capsys.readouterr().err
+        quickstart._parse([bad])
+    assert bad.split("=")[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
