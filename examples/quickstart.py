@@ -34,6 +34,7 @@ if not __package__:  # run by its path, not with -m: Python doesn't look in the 
 
 try:
     import PIL.Image
+    import PIL.ImageOps
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
@@ -168,7 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _photo(path: str) -> PIL.Image.Image:
     try:
         with PIL.Image.open(path) as image:
-            return image.convert("RGB")
+            return PIL.ImageOps.exif_transpose(image).convert("RGB")  # upright, as it was taken
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 
 from igjax._precision import sum_dtype
@@ -25,7 +26,8 @@ def weighted_sum(
     """Computes ``sum_k weights[..., k] * fun(nodes[k])`` for every leaf of what ``fun`` returns.
 
     At most ``batch_size`` nodes are evaluated at once, so that memory does not depend on their
-    number. Reverse-mode differentiation keeps to that too, by evaluating each chunk again.
+    number. Reverse-mode differentiation keeps to that too, by evaluating each chunk again; but not
+    for convolutions on the CPU, whose chunks XLA then evaluates side by side.
 
     Args:
       fun: a function of one node, a scalar, to a pytree of arrays.
@@ -79,8 +81,22 @@ def _after(total: Tree, nodes: jax.Array) -> jax.Array:
     XLA for the CPU drops ``optimization_barrier`` before it schedules (seen with jax 0.10), so the
     dependence must be one that it can't see through: a zero, whether ``total`` holds NaN or not.
     """
-    has_nan = jnp.any(jnp.isnan(jax.tree.leaves(total)[0]))
-    return nodes + jnp.minimum(has_nan.astype(nodes.dtype), 0)
+    return nodes + jnp.minimum(_has_nan(jax.lax.stop_gradient(total)).astype(nodes.dtype), 0)
+
+
+@jax.custom_batching.custom_vmap
+def _has_nan(tree: Tree) -> jax.Array:
+    # Of all leaves: XLA may know one of them, a linear bias's say, without waiting for it.
+    return functools.reduce(
+        jnp.logical_or, (jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(tree))
+    )
+
+
+@_has_nan.def_vmap
+def _has_nan_anywhere(axis_size: int, in_batched: list[Tree], tree: Tree) -> tuple[Any, Any]:
+    """Of a whole batch: so the nodes stay one for all of it, and so does what depends on them."""
+    del axis_size, in_batched
+    return _has_nan(tree), False
 
 
 def _loops_are_slow(chunk: Callable[..., Tree], *args: jax.Array) -> bool:
@@ -99,9 +115,11 @@ def _loops_are_slow(chunk: Callable[..., Tree], *args: jax.Array) -> bool:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a jaxpr, those of its inner jaxprs (of jit, scan, custom_jvp …) too."""
+    """The equations of a jaxpr and of those inside it (of jit, checkpoint …), but not of loops."""
     for eqn in jaxpr.eqns:
         yield eqn
+        if eqn.primitive.name in ("scan", "while", "cond"):
+            continue  # what is in a loop of the function's own stays there
         for inner in jax.tree.leaves(list(eqn.params.values())):
             if hasattr(inner, "eqns"):  # a Jaxpr or a ClosedJaxpr
                 yield from _equations(inner)

@@ -1,5 +1,6 @@
 """Gaussian blur, differentiable in the image and in the width, down to a width of zero."""
 
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +24,16 @@ def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike, axes: Sequence[
 
     Returns:
       An array like ``image``.
+
+    Raises:
+      ValueError: if ``image`` has no such axes, or one is named twice.
     """
+    places = {operator.index(axis) % max(image.ndim, 1) for axis in axes}
+    if len(places) < len(axes) or any(not -image.ndim <= axis < image.ndim for axis in axes):
+        raise ValueError(
+            f"blur: axes must name different axes of the picture; got axes={tuple(axes)}, picture "
+            f"of shape {image.shape}. (Map over a batch with jax.vmap.)"
+        )
     dtype = sum_dtype(image.dtype)
     waves = image.astype(dtype)
     for axis in axes:

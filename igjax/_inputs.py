@@ -47,29 +47,32 @@ def as_floating(x: Tree, name: str) -> Tree:
 
     def leaf(path: Any, value: Any) -> jax.Array:
         where = name + jax.tree_util.keystr(path)
-        try:
-            value = jnp.asarray(value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"igjax attributes to arrays of floats, but {where} is of type "
-                f"{type(value).__name__}."
-            ) from error
+        value = _as_array(value, where)
         if jnp.issubdtype(value.dtype, jnp.floating):
             return value
+        cure = ""
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             cure = "Attribute to the real and imaginary parts: pass them as two arrays of floats."
-        else:
+        elif jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == jnp.bool_:
             cure = (
                 "Between integers there is no path. If they are token ids, attribute at the "
                 "embedding: split the function after the look-up and differentiate the rest, as in "
                 "integrated_grad(score_from_embeddings)(table[ids]). If they are numbers, such as "
                 "pixels, convert them with .astype(jnp.float32)."
             )
-        raise TypeError(
-            f"igjax attributes to arrays of floats, but {where} has dtype {value.dtype}. {cure}"
-        )
+        message = f"igjax attributes to arrays of floats, but {where} has dtype {value.dtype}. "
+        raise TypeError((message + cure).rstrip())
 
     return jax.tree_util.tree_map_with_path(leaf, x)
+
+
+def _as_array(value: Any, where: str) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"igjax attributes to arrays of floats, but {where} is of type {type(value).__name__}."
+        ) from error
 
 
 def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
@@ -93,7 +96,7 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
 
     def leaf(path: Any, value: Any, x: jax.Array) -> jax.Array:
         where = name + jax.tree_util.keystr(path)
-        value = jnp.asarray(value)
+        value = _as_array(value, where)
         if value.shape != x.shape:
             raise ValueError(
                 f"{where} must have the input's shape {x.shape}; got {value.shape}. {cure}".rstrip()
@@ -110,8 +113,10 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
 
 def resolve_baseline(baseline: Any, x: Tree) -> Tree:
     """The baseline for ``x``, from a value or a function of ``x``, checked to be like ``x``."""
-    value = baseline(x) if callable(baseline) else baseline
-    if callable(value):
+    # A module may be a pytree and callable; a plain function is a leaf.
+    is_function = callable(baseline) and jax.tree_util.all_leaves([baseline])
+    value = baseline(x) if is_function else baseline
+    if callable(value) and jax.tree_util.all_leaves([value]):
         raise TypeError(
             f"baseline must make a pytree like the input; got the function {value!r}. Was it to be "
             "called first, as in igjax.baselines.blurred(10.0)?"

@@ -69,15 +69,19 @@ def fixed_rule_report(
       num_evals: the number of nodes.
       complete: whether the attributions are meant to sum to the difference of the values.
     """
-    unknown = jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
     return Report(
         value=value,
         baseline_value=baseline_value,
-        completeness_gap=_gap(x, fine, value, baseline_value) if complete else unknown,
-        error=unknown if coarse is None else _relative_error(x, fine, coarse),
+        completeness_gap=_gap(x, fine, value, baseline_value) if complete else _unknown(value),
+        error=_unknown(value) if coarse is None else _relative_error(x, fine, coarse),
         num_evals=jnp.asarray(num_evals, jnp.int32),
         converged=jnp.asarray(True),
     )
+
+
+def _unknown(value: Tree) -> Tree:
+    """NaN for each output."""
+    return jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
 
 
 def _gap(x: Tree, attributions: Tree, value: Tree, baseline_value: Tree) -> Tree:

@@ -20,7 +20,7 @@ def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return x
-    # Zeros like a value vary over the axes that it varies over. No value is computed: only zeros.
+    # Zeros like a value vary over the axes that it varies over. The value itself is not used.
     zeros = [jnp.sum(jnp.zeros_like(value)) for value in jax.tree.leaves(fun(x))]
 
     def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:

@@ -230,7 +230,8 @@ def mean_of(data: Tree) -> Baseline:
         dtype = sum_dtype(examples.dtype) if is_float else jnp.result_type(float)
         return jnp.mean(examples, axis=0, dtype=dtype)
 
-    return constant(jax.tree.map(mean, data))
+    value = jax.tree.map(mean, data)
+    return lambda x: matching(value, as_floating(x, "x"), "mean_of: the mean of data")
 
 
 def farthest(low: Tree, high: Tree) -> Baseline:
@@ -276,6 +277,10 @@ def max_entropy(
     high: Tree = jnp.inf,
 ) -> Baseline:
     """The input about which the model is least certain, found by gradient ascent on the entropy.
+
+    The search costs ``steps`` gradients. Where many inputs share a baseline, search once and give
+    the result as a value. (On the CPU a network with convolutions searches slowly: XLA compiles
+    them to scalar code in a loop.)
 
     Args:
       predict: from an input like ``x`` to logits, shape ``(..., classes)``; the mean of the

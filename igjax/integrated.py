@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igjax import baselines, paths, quadrature
 from igjax._inputs import as_floating, check_count, resolve_baseline
@@ -49,8 +50,9 @@ def integrated_grad(
       rule: where on the path to evaluate the gradient, and with what weights; see
         ``igjax.quadrature``.
       multiply_by_inputs: if False, the gradient alone is integrated, without ``dpath_i/dalpha``.
-      batch_size: how many gradients to evaluate at once, which bounds the memory (in
-        reverse-mode differentiation of the attributions, too); None: all of them.
+      batch_size: how many gradients to evaluate at once, which bounds the memory (and, but for
+        convolutions on the CPU, that of reverse-mode differentiation too); None: all of them. Call
+        it under ``jax.jit``: by itself JAX compiles a loop anew at every call.
       has_report: whether to add a ``Report`` to what is returned.
 
     Returns:
@@ -60,10 +62,11 @@ def integrated_grad(
       added as the last element.
 
     Raises:
-      TypeError: when called, if an attributed argument or the value of ``fun`` is not
-        floating-point.
-      ValueError: when called, if ``fun`` does not return a scalar, or the baseline or the path's
-        points are not like the argument.
+      TypeError: if ``fun`` or ``path`` is no function, ``rule`` no rule, or a number no integer;
+        when called, if an attributed argument or the value of ``fun`` is not floating-point.
+      ValueError: if ``rule`` is unsound (of traced arrays only the shapes are looked at) or
+        ``batch_size < 1``; when called, if ``fun`` does not return a scalar, or the baseline or
+        the path's points are not like the argument.
 
     Example:
       >>> import jax
@@ -291,8 +294,11 @@ def _check_scalar(value: Any) -> None:
 
 
 def _check_real(value: Any) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
-        dtype = jnp.result_type(leaf)
+    leaves = jax.tree_util.tree_flatten_with_path(value)[0]
+    if not leaves:
+        raise TypeError(f"the function must return arrays of floats; it returned {value!r}.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", np.result_type(type(leaf)))
         if not jnp.issubdtype(dtype, jnp.floating):
             where = "output" + jax.tree_util.keystr(path)
             raise TypeError(

@@ -66,9 +66,32 @@ def peak_memory(n: int, batch_size: int, fun) -> int:
     return jax.jit(total).lower(jnp.float32(1)).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("fun", [lambda a: jnp.sin(a * jnp.arange(10_000.0)), convolution])
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda a: jnp.sin(a * jnp.arange(10_000.0)),
+        convolution,
+        # The first leaf is known before any chunk is.
+        lambda a: {"a": jnp.ones(3), "b": convolution(a)},
+    ],
+)
 def test_memory_does_not_grow_with_the_number_of_nodes(fun):
-    assert peak_memory(256, 8, fun) <= 1.05 * peak_memory(32, 8, fun)
+    of_their_own = 224 * 16  # nodes, weights, and a flag for each chunk
+    assert peak_memory(256, 8, fun) <= 1.05 * peak_memory(32, 8, fun) + of_their_own
+
+
+def test_chunks_share_what_a_batch_shares():
+    def flops(batch_size):
+        def total(scale):  # one convolution for all of the batch
+            nodes, weights = jnp.linspace(0, 1, 64), jnp.ones((1, 64))
+            return accumulate.weighted_sum(
+                lambda a: scale * convolution(a), nodes, weights, batch_size
+            )
+
+        compiled = jax.jit(jax.vmap(total)).lower(jnp.ones(10)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(8) < 1.2 * flops(None)
 
 
 def test_memory_of_the_gradient_is_that_of_one_chunk():
@@ -97,6 +120,8 @@ def test_convolutions_are_kept_out_of_loops_on_the_cpu():
     assert not loops(jax.jit(convolution))
     assert not loops(jax.checkpoint(convolution))
     assert loops(tree)
+    # In a loop of the function's own a convolution is slow already.
+    assert loops(lambda a: jax.lax.map(convolution, a[None]))
 
 
 def test_convolutions_loop_elsewhere(monkeypatch):

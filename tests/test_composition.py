@@ -208,14 +208,19 @@ def test_reverse_through_vmap_and_jit(case, batch):
     _assert_close(batched, _stack([one(*e) for e in zip(xs, labels, strict=True)]), 1e-5)
 
 
-def test_shard_map_over_examples(case, batch):
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map_over_examples(case, batch, axis_type, check_vma):
     xs, labels, _ = batch
-    mesh = jax.make_mesh((8,), ("examples",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("examples",), axis_types=(axis_type,))
     batched = jax.vmap(case.transform(case.fun))
     sharded = jax.shard_map(
-        batched, mesh=mesh, in_specs=P("examples"), out_specs=P("examples"), check_vma=True
+        batched, mesh=mesh, in_specs=P("examples"), out_specs=P("examples"), check_vma=check_vma
     )
-    _assert_close(jax.jit(sharded)(xs, labels), jax.jit(batched)(xs, labels))
+    _assert_close(
+        jax.device_get(jax.jit(sharded)(xs, labels)),
+        jax.device_get(jax.jit(batched)(xs, labels)),
+    )
 
 
 def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
@@ -278,7 +283,7 @@ def test_x64_is_double_throughout(case, batch):
     np.testing.assert_allclose(single, attributions, rtol=1e-4, atol=2e-6)
 
 
-def test_bfloat16_is_summed_in_float32(case, batch):
+def test_bfloat16_in_and_out(case, batch):
     x, label = batch[0][0].astype(jnp.bfloat16), batch[1][0]
     attribute = jax.jit(case.attribution())
     low, high = attribute(x, label), attribute(x.astype(jnp.float32), label)
