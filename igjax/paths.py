@@ -1,8 +1,9 @@
 """Paths from a baseline to an input: pure functions ``(baseline, x, alpha) -> point``.
 
 A path is at the baseline for ``alpha = 0`` and at the input for ``alpha = 1``, and differentiable
-in ``alpha`` between. ``baseline``, ``x`` and the point are pytrees of one structure; ``alpha`` is a
-scalar. To add a path, write a function:
+in ``alpha`` between by ``jax.jvp`` (so a ``jax.custom_vjp`` function can't be part of it).
+``baseline``, ``x`` and the point are pytrees of one structure; ``alpha`` is a scalar. To add a path,
+write a function:
 
     def quadratic(baseline, x, alpha):
         return jax.tree.map(lambda b, x: b + alpha**2 * (x - b), baseline, x)
@@ -166,7 +167,7 @@ def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Pa
 
     Args:
       encode: from an input to its latent code, a pytree of floating-point arrays.
-      decode: from a latent code to an input, differentiable.
+      decode: from a latent code to an input, differentiable by ``jax.jvp``.
 
     Returns:
       A path.
