@@ -217,9 +217,9 @@ def test_shard_map_over_examples(case, batch, axis_type, check_vma):
     sharded = jax.shard_map(
         batched, mesh=mesh, in_specs=P("examples"), out_specs=P("examples"), check_vma=check_vma
     )
+    placed = jax.device_put((xs, labels), NamedSharding(mesh, P("examples")))
     _assert_close(
-        jax.device_get(jax.jit(sharded)(xs, labels)),
-        jax.device_get(jax.jit(batched)(xs, labels)),
+        jax.device_get(jax.jit(sharded)(*placed)), jax.device_get(jax.jit(batched)(xs, labels))
     )
 
 
