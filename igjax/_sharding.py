@@ -32,14 +32,19 @@ def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
 def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
     """A context in which JAX knows the explicit mesh that ``x`` is sharded over, if it is over one.
 
-    Arrays may be sharded over an explicit mesh that nobody has set with ``jax.set_mesh``. JAX then
-    fails to combine them with arrays made on the way.
+    What comes to ``jax.jit`` may be sharded over a mesh that nobody has set with ``jax.set_mesh``.
+    JAX then fails to combine it with arrays made on the way. (Outside of ``jit`` JAX asks for
+    ``jax.set_mesh``, for ``jax.grad`` too.)
     """
-    for leaf in jax.tree.leaves(x):
-        mesh = jax.typeof(leaf).sharding.mesh
-        if mesh.explicit_axes:
-            return jax.sharding.use_abstract_mesh(mesh)
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in _tracers(x)]
+    explicit = [mesh for mesh in meshes if mesh.explicit_axes]
+    if explicit and jax.sharding.get_abstract_mesh().empty:
+        return jax.sharding.use_abstract_mesh(explicit[0])
     return contextlib.nullcontext()
+
+
+def _tracers(x: Tree) -> list[jax.core.Tracer]:
+    return [leaf for leaf in jax.tree.leaves(x) if isinstance(leaf, jax.core.Tracer)]
 
 
 def laid_out_like(tree: Tree, x: Tree) -> Tree:
