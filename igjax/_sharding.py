@@ -36,15 +36,12 @@ def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
     JAX then fails to combine it with arrays made on the way. (Outside of ``jit`` JAX asks for
     ``jax.set_mesh``, for ``jax.grad`` too.)
     """
-    meshes = [jax.typeof(leaf).sharding.mesh for leaf in _tracers(x)]
+    traced = [leaf for leaf in jax.tree.leaves(x) if isinstance(leaf, jax.core.Tracer)]
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in traced]
     explicit = [mesh for mesh in meshes if mesh.explicit_axes]
     if explicit and jax.sharding.get_abstract_mesh().empty:
         return jax.sharding.use_abstract_mesh(explicit[0])
     return contextlib.nullcontext()
-
-
-def _tracers(x: Tree) -> list[jax.core.Tracer]:
-    return [leaf for leaf in jax.tree.leaves(x) if isinstance(leaf, jax.core.Tracer)]
 
 
 def laid_out_like(tree: Tree, x: Tree) -> Tree:
