@@ -36,7 +36,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike, axes: Sequence[
         )
     dtype = sum_dtype(image.dtype)
     waves = image.astype(dtype)
-    for axis in axes:
+    for axis in axes:  # apart from what depends on sigma: for many widths it is done once
         cosines = _cosines(image.shape[axis])
         waves = _apply(jnp.asarray(cosines, dtype), waves, axis)
     for axis in axes:

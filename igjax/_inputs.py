@@ -111,20 +111,20 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, tree, x)
 
 
-def resolve_baseline(baseline: Any, x: Tree) -> Tree:
+def resolve_baseline(baseline: Any, x: Tree, name: str = "baseline") -> Tree:
     """The baseline for ``x``, from a value or a function of ``x``, checked to be like ``x``."""
     # A module may be a pytree and callable; a plain function is a leaf.
     is_function = callable(baseline) and jax.tree_util.all_leaves([baseline])
     value = baseline(x) if is_function else baseline
     if callable(value) and jax.tree_util.all_leaves([value]):
         raise TypeError(
-            f"baseline must make a pytree like the input; got the function {value!r}. Was it to be "
+            f"{name} must make a pytree like the input; got the function {value!r}. Was it to be "
             "called first, as in igjax.baselines.blurred(10.0)?"
         )
     return matching(
         value,
         x,
-        "baseline",
+        name,
         "For one number everywhere use igjax.baselines.constant(number); for one baseline for each "
         "example, map it too: jax.vmap(lambda x, b: integrated_grad(f, baseline=b)(x))(xs, bs).",
     )

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
-from igjax._inputs import as_floating, check_count, matching, same_structure
+from igjax._inputs import (
+    as_floating,
+    check_count,
+    matching,
+    resolve_baseline,
+    same_structure,
+)
 from igjax._precision import sum_dtype
 
 if TYPE_CHECKING:
@@ -338,7 +344,7 @@ def max_entropy(
                 point = optax.apply_updates(point, updates)
             return (jax.tree.map(jnp.clip, point, floor, ceiling), state), None
 
-        point = matching(start(x) if callable(start) else start, x, "max_entropy: start")
+        point = resolve_baseline(start, x, "max_entropy: start")
         point = jax.tree.map(jnp.clip, point, floor, ceiling)
         (point, _), _ = jax.lax.scan(step, (point, chosen.init(point)), None, length=steps)
         return point

@@ -243,9 +243,10 @@ def _as_function_of(
     kwargs: dict[str, Any],
 ) -> tuple[Callable[[Tree], Any], Tree]:
     """``fun`` as a function of the attributed argument(s) alone, and their value."""
-    several = isinstance(argnums, Sequence)
+    given = argnums if isinstance(argnums, Sequence) else (argnums,)
+    several = given is argnums
     try:
-        numbers = [*map(operator.index, argnums if isinstance(argnums, Sequence) else (argnums,))]
+        numbers = [*map(operator.index, given)]
     except TypeError:
         raise TypeError(
             f"{name}: argnums must be an integer or several; got {argnums!r}."
