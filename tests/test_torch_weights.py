@@ -40,6 +40,10 @@ class Malicious:
         return os.system, ("echo this must never run",)
 
 
+class Settings(dict):
+    """Stands for what a training framework keeps beside the tensors."""
+
+
 @pytest.fixture(autouse=True)
 def fake_torch(monkeypatch):
     """The names a torch pickle refers to, so that `pickle` can write them without torch."""
@@ -144,6 +148,20 @@ def test_other_globals_are_refused_by_name(tmp_path, save):
     save(tmp_path / "weights.pth", {"weight": Malicious()})
     with pytest.raises(pickle.UnpicklingError, match=f"refused the global {os.name}.system"):
         torch_weights.load(tmp_path / "weights.pth")
+
+
+@both_layouts
+def test_other_objects_can_be_skipped_and_are_not_made(tmp_path, save, capfd):
+    expected, tensor = matrix()
+    # A set, a list, a dict and a state: pickle fills each in its own way.
+    others = [{1}, collections.deque([1]), Settings(a=1), types.SimpleNamespace(a=1)]
+    tree = {"call": Malicious(), "weight": tensor, "others": others}
+    save(tmp_path / "checkpoint.pt", tree)
+    read = torch_weights.load(tmp_path / "checkpoint.pt", skip_objects=True)
+    np.testing.assert_array_equal(read["weight"], expected)
+    for value in (read["call"], *read["others"]):
+        assert type(value) is torch_weights.Skipped and not vars(value)
+    assert capfd.readouterr().out == ""
 
 
 def test_a_plain_malicious_pickle_is_refused(tmp_path):

@@ -13,6 +13,9 @@ of published files):
 
 In both, a tensor is a call of `_rebuild_tensor_v2` on a storage that the pickle refers to by a
 persistent id: `("storage", type, key, device, element count)`.
+
+Checkpoints of a training framework hold objects of its classes beside the tensors. With
+`skip_objects` those are not refused but left out; still nothing they name is imported or called.
 """
 
 import collections
@@ -52,11 +55,31 @@ class _Storage(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+class Skipped:
+    """Stands for an object of any other class, or a call of any function: it keeps nothing."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def extend(self, _items: Any) -> None:
+        """What unpickling calls on an object that is a list."""
+
+    append = add = extend  # on one that is a list or a set
+
+
+def load(path: str | os.PathLike[str], *, skip_objects: bool = False) -> Any:
     """Load what `torch.save` wrote, with a NumPy array in place of each tensor.
 
     Args:
       path: a `.pth` or `.pt` file in the legacy or the zip layout, little-endian.
+      skip_objects: whether to put an empty `Skipped` in the place of whatever is no tensor, dict,
+        list or plain value, rather than refuse the file.
 
     Returns:
       The saved object: for a state dict an `OrderedDict` from name to array, in general any nest
@@ -64,18 +87,18 @@ def load(path: str | os.PathLike[str]) -> Any:
       tensors that shared a storage give arrays that share memory.
 
     Raises:
-      pickle.UnpicklingError: if the file names a global that no tensor needs, or is not a complete
-        file of either layout.
+      pickle.UnpicklingError: if the file names a global that no tensor needs (unless
+        `skip_objects`), or is not a complete file of either layout.
       ValueError: if a tensor reaches outside its storage.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            return _load_zip(archive)
+            return _load_zip(archive, skip_objects)
     with open(path, "rb") as file:
-        return _load_legacy(file)
+        return _load_legacy(file, skip_objects)
 
 
-def _load_zip(archive: zipfile.ZipFile) -> Any:
+def _load_zip(archive: zipfile.ZipFile, skip_objects: bool) -> Any:
     names = archive.namelist()
     pickles = [name for name in names if name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -92,10 +115,10 @@ def _load_zip(archive: zipfile.ZipFile) -> Any:
         return storages[key]
 
     with archive.open(pickles[0]) as file:
-        return _TensorUnpickler(file, storage).load()
+        return _TensorUnpickler(file, storage, skip_objects).load()
 
 
-def _load_legacy(file: IO[bytes]) -> Any:
+def _load_legacy(file: IO[bytes], skip_objects: bool) -> Any:
     storages: dict[str, _Storage] = {}
 
     def storage(key: str, dtype: np.dtype[Any], count: int) -> _Storage:
@@ -103,7 +126,7 @@ def _load_legacy(file: IO[bytes]) -> Any:
         return storages.setdefault(key, _Storage(bytearray(count * dtype.itemsize), dtype))
 
     def unpickle() -> Any:
-        return _TensorUnpickler(file, storage).load()
+        return _TensorUnpickler(file, storage, skip_objects).load()
 
     if unpickle() != _LEGACY_MAGIC:
         raise pickle.UnpicklingError("not a file of torch.save: wrong magic number")
@@ -121,10 +144,14 @@ class _TensorUnpickler(pickle.Unpickler):
     """An unpickler that can make dicts, lists, plain values and arrays, and nothing else."""
 
     def __init__(
-        self, file: IO[bytes], storage: Callable[[str, np.dtype[Any], int], _Storage]
+        self,
+        file: IO[bytes],
+        storage: Callable[[str, np.dtype[Any], int], _Storage],
+        skip_objects: bool,
     ) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage = storage
+        self._skip_objects = skip_objects
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -133,6 +160,8 @@ class _TensorUnpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in _DTYPES:
             return name
+        if self._skip_objects:
+            return Skipped
         raise pickle.UnpicklingError(
             f"refused the global {module}.{name}: only tensors, dicts, lists and plain values "
             "are read from torch files"
@@ -140,7 +169,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, type_name, key, _device, count, *view = pid
-        if kind != "storage" or view not in ([], [None]):
+        if kind != "storage" or view not in ([], [None]) or type_name not in _DTYPES:
             raise pickle.UnpicklingError(f"refused the persistent id {pid!r}: not a plain storage")
         return self._storage(key, _DTYPES[type_name], count)
 
