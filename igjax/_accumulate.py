@@ -1,17 +1,19 @@
 """The engine: weighted sums over nodes, in chunks, of whatever a function returns.
 
-Every method that integrates or averages goes through ``weighted_sum``. It alone knows about
-chunking and the habits of XLA.
+Every method that integrates or averages goes through ``weighted_sum`` or ``sum_until``. This is the
+place that knows about chunks and loops; ``_convolutions`` and ``_sharding`` know the rest of XLA's
+habits.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.custom_batching
 import jax.numpy as jnp
 
+from igjax._convolutions import with_fast_convolutions
 from igjax._precision import sum_dtype
 
 Tree = Any
@@ -21,18 +23,20 @@ def weighted_sum(
     fun: Callable[[jax.Array], Tree],
     nodes: jax.Array,
     weights: jax.Array,
+    zero: Callable[[], Tree],
     batch_size: int | None = None,
 ) -> Tree:
     """Computes ``sum_k weights[..., k] * fun(nodes[k])`` for every leaf of what ``fun`` returns.
 
-    At most ``batch_size`` nodes are evaluated at once, so that memory does not depend on their
-    number. Reverse-mode differentiation keeps to that too, by evaluating each chunk again; but not
-    for convolutions on the CPU, whose chunks XLA then evaluates side by side.
+    At most ``batch_size`` nodes are evaluated at once, so that neither memory nor the time to
+    compile depends on their number. Reverse-mode differentiation keeps to that too, by evaluating
+    each chunk again.
 
     Args:
       fun: a function of one node, a scalar, to a pytree of arrays.
       nodes: shape ``(n,)``.
       weights: shape ``(..., n)``: each row gives a sum of its own over the same values.
+      zero: makes zeros like what ``fun`` returns, laid out over devices as that is.
       batch_size: the number of nodes evaluated at once, at least 1; None: all of them.
 
     Returns:
@@ -44,24 +48,75 @@ def weighted_sum(
     if size == n:
         return _chunk_sum(fun, nodes, weights)
 
-    # The first chunk takes the remainder: no node is padded, and its result, which has the right
-    # shapes, shardings and varying axes (as zeros would not), starts the sum.
-    first = (n - 1) % size + 1
-    chunk = jax.checkpoint(functools.partial(_chunk_sum, fun))
-    total = chunk(nodes[:first], weights[..., :first])
-    rest = (
-        nodes[first:].reshape(-1, size),
-        jnp.moveaxis(weights[..., first:].reshape(*weights.shape[:-1], -1, size), -2, 0),
+    chunk = jax.checkpoint(with_fast_convolutions(functools.partial(_chunk_sum, fun)))
+    first = n % size  # what is left over comes first: no node is padded
+    total = chunk(nodes[:first], weights[..., :first]) if first else _no_sum(zero(), nodes, weights)
+
+    def step(total: Tree, chunk_of: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, chunk(*chunk_of)), None
+
+    rest = weights[..., first:].reshape(*weights.shape[:-1], -1, size)
+    chunks = (nodes[first:].reshape(-1, size), jnp.moveaxis(rest, -2, 0))
+    return jax.lax.scan(step, total, chunks)[0]
+
+
+def sum_until(
+    done: Callable[[Tree, jax.Array], tuple[jax.Array, Tree]],
+    fun: Callable[[jax.Array], Tree],
+    nodes: jax.Array,
+    weights: jax.Array,
+    complete: jax.Array,
+    zero: Callable[[], Tree],
+) -> tuple[Tree, jax.Array, Tree]:
+    """Computes the sums of ``weighted_sum`` tile by tile, until ``done`` says that it is enough.
+
+    The tiles that are left are skipped, unless another example of a ``vmap`` needs them; the sums
+    of an example that is done do not change any more. Reverse-mode differentiation evaluates each
+    tile again, as ``weighted_sum`` does, and takes what ``done`` said for a constant.
+
+    Args:
+      done: a function of the sums so far and of a number in ``complete``; it returns whether to
+        stop, and a pytree of arrays, its findings.
+      fun: as for ``weighted_sum``.
+      nodes: shape ``(tiles, size)``.
+      weights: shape ``(tiles, rows, size)``.
+      complete: shape ``(tiles,)``, int32: what to tell ``done`` after each tile; where it is
+        negative, ``done`` is not asked. The last one must not be.
+      zero: as for ``weighted_sum``.
+
+    Returns:
+      The sums, each leaf of shape ``(rows, *leaf.shape)``; the last number that ``done`` was told;
+      and its findings then.
+    """
+    tile_sum = with_fast_convolutions(functools.partial(_chunk_sum, fun))
+    none = _no_sum(zero(), nodes[0], weights[0])
+
+    # Outside of the branch: so that only a flag is kept for reverse mode, and not what the branch
+    # closes over (all the weights of a network, once for every tile).
+    @jax.checkpoint
+    def evaluate(running: jax.Array, nodes: jax.Array, weights: jax.Array) -> Tree:
+        return jax.lax.cond(running, tile_sum, lambda *_: none, nodes, weights)
+
+    def ask(sums: Tree, number: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
+        stop, findings = done(jax.lax.stop_gradient(sums), jnp.maximum(number, 0))
+        # The same, but differing between devices where ``stop`` does: in a shard_map a type.
+        return jax.tree.map(lambda leaf: jnp.where(stop, leaf, leaf), (stop, number, findings))
+
+    def step(carry: tuple[Tree, Any], tile: Any) -> tuple[tuple[Tree, Any], None]:
+        sums, verdict = carry
+        nodes, weights, number = tile
+        stopped = verdict[0]
+        fresh = evaluate(~_all(stopped), nodes, weights)
+        sums = jax.tree.map(lambda old, new: jnp.where(stopped, old, old + new), sums, fresh)
+        asked = jax.lax.cond(number >= 0, ask, lambda *_: verdict, sums, number)
+        verdict = jax.tree.map(lambda old, new: jnp.where(stopped, old, new), verdict, asked)
+        return (sums, verdict), None
+
+    unasked = jax.tree.map(jnp.zeros_like, ask(none, complete[-1]))
+    (sums, (_, number, findings)), _ = jax.lax.scan(
+        step, (none, unasked), (nodes, weights, complete)
     )
-
-    def step(total: Tree, xs: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
-        return jax.tree.map(jnp.add, total, chunk(*xs)), None
-
-    if _loops_are_slow(chunk, nodes[:size], weights[..., :size]):
-        for xs in zip(*rest, strict=True):
-            total, _ = step(total, (_after(total, xs[0]), xs[1]))
-        return total
-    return jax.lax.scan(step, total, rest)[0]
+    return sums, number, findings
 
 
 def _chunk_sum(fun: Callable[[jax.Array], Tree], nodes: jax.Array, weights: jax.Array) -> Tree:
@@ -75,51 +130,23 @@ def _chunk_sum(fun: Callable[[jax.Array], Tree], nodes: jax.Array, weights: jax.
     return jax.tree.map(contract, jax.vmap(fun)(nodes))
 
 
-def _after(total: Tree, nodes: jax.Array) -> jax.Array:
-    """``nodes``, but not before ``total`` is known, so that chunks are not all in memory at once.
+def _no_sum(zero: Tree, nodes: jax.Array, weights: jax.Array) -> Tree:
+    """What ``_chunk_sum`` would return for no nodes, laid out over devices as for these."""
 
-    XLA for the CPU drops ``optimization_barrier`` before it schedules (seen with jax 0.10), so the
-    dependence must be one that it can't see through: a zero, whether ``total`` holds NaN or not.
-    """
-    return nodes + jnp.minimum(_has_nan(jax.lax.stop_gradient(total)).astype(nodes.dtype), 0)
+    def leaf(zero: jax.Array) -> jax.Array:
+        zero = zero.astype(sum_dtype(zero.dtype)) + jnp.zeros_like(nodes[0], sum_dtype(zero.dtype))
+        return jnp.broadcast_to(zero, (*weights.shape[:-1], *zero.shape))
+
+    return jax.tree.map(leaf, zero)
 
 
 @jax.custom_batching.custom_vmap
-def _has_nan(tree: Tree) -> jax.Array:
-    # Of all leaves: XLA may know one of them, a linear bias's say, without waiting for it.
-    return functools.reduce(
-        jnp.logical_or, (jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(tree))
-    )
+def _all(flag: jax.Array) -> jax.Array:
+    return flag
 
 
-@_has_nan.def_vmap
-def _has_nan_anywhere(axis_size: int, in_batched: list[Tree], tree: Tree) -> tuple[Any, Any]:
-    """Of a whole batch: so the nodes stay one for all of it, and so does what depends on them."""
-    del axis_size, in_batched
-    return _has_nan(tree), False
-
-
-def _loops_are_slow(chunk: Callable[..., Tree], *args: jax.Array) -> bool:
-    """Whether a loop over ``chunk`` should be unrolled: on the CPU, if it has convolutions.
-
-    XLA for the CPU hands convolutions to its fast library only outside loops and branches; inside,
-    their gradients become scalar code (a CNN of 4 layers, 50 nodes in chunks of 10, 2 cores: 0.15 s
-    unrolled and 0.55 s in a scan on jax 0.10.2; 0.11 s and 1.43 s on 0.12.0.1).
-    """
-    if jax.default_backend() != "cpu":
-        return False
-    return any(
-        eqn.primitive.name == "conv_general_dilated"
-        for eqn in _equations(jax.make_jaxpr(chunk)(*args))
-    )
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a jaxpr and of those inside it (of jit, checkpoint …), but not of loops."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        if eqn.primitive.name in ("scan", "while", "cond"):
-            continue  # what is in a loop of the function's own stays there
-        for inner in jax.tree.leaves(list(eqn.params.values())):
-            if hasattr(inner, "eqns"):  # a Jaxpr or a ClosedJaxpr
-                yield from _equations(inner)
+@_all.def_vmap
+def _all_of_batch(axis_size: int, in_batched: list[bool], flag: jax.Array) -> tuple[Any, bool]:
+    """One flag for a whole batch: a branch on it stays one, instead of being taken both ways."""
+    del axis_size
+    return (_all(jnp.all(flag, axis=0)) if in_batched[0] else _all(flag)), False

@@ -1,68 +1,121 @@
-"""The integral of a derivative along a path, by a quadrature rule: the mathematics of the library.
+"""The integrand of path attribution, and what is left to do to its integral.
 
-attributions_i = sum_k w_k dF/dx_i(path(alpha_k)) dpath_i/dalpha(alpha_k)
+attributions_i = integral over alpha of dF/dx_i(path(alpha)) dpath_i/dalpha(alpha)
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from igjax import paths
-from igjax._accumulate import weighted_sum
+from igjax._affine import Split, split_affine
 from igjax._inputs import matching, same_structure
 from igjax._precision import cast, tree_dtype
-from igjax.quadrature import Rule
 
 Tree = Any
 
 
-def path_integrals(
-    derivative: Callable[[Tree], Tree],
+class Integrand(NamedTuple):
+    """A function of alpha to integrate over [0, 1], and how to make attributions of the integral.
+
+    Attributes:
+      at: from alpha to a pytree of arrays.
+      zero: makes zeros like what ``at`` returns, laid out over devices as that is.
+      attributions: from the integral, in the precision of sums, to the attributions, likewise.
+        Linear, so that it may be applied to sums and differences of integrals.
+    """
+
+    at: Callable[[jax.Array], Tree]
+    zero: Callable[[], Tree]
+    attributions: Callable[[Tree], Tree]
+
+
+def path_integrand(
+    fun: Callable[[Tree], Tree],
+    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
     baseline: Tree,
     x: Tree,
     *,
     path: paths.Path,
-    rule: Rule,
     multiply_by_inputs: bool,
-    batch_size: int | None,
-) -> tuple[Tree, Tree | None]:
-    """Integrates ``derivative`` along the path from ``baseline`` to ``x``.
+    affine_prefix: bool,
+) -> Integrand:
+    """The derivative of ``fun`` along the path from ``baseline`` to ``x``.
 
     Args:
-      derivative: from a point like ``x`` to the gradient there, a pytree like ``x``; or to the
-        Jacobian, a pytree of such, whose arrays have the output's axes in front of the point's.
+      fun: a function of a pytree like ``x`` to an array or a pytree of arrays.
+      differentiate: ``jax.grad`` or ``jax.jacrev``. The attributions are like its result: a
+        gradient, a pytree like ``x``, or a Jacobian, a pytree of such, whose arrays have the
+        output's axes in front of the input's.
       baseline: the baseline, like ``x`` and in its dtypes.
       x: the input, a pytree of floating-point arrays.
       path: the path.
-      rule: a sound rule.
       multiply_by_inputs: whether to multiply by ``dpath/dalpha``.
-      batch_size: the number of nodes evaluated at once, or None for all.
-
-    Returns:
-      The integral by ``rule`` and, or None, that by the rule embedded in it; both like what
-      ``derivative`` returns, in the precision of sums.
+      affine_prefix: whether to apply the affine part that ``fun`` may begin with once, instead of
+        once at each node, if the path is the straight line.
     """
+    if path is not paths.straight_line:
+        return _curved(fun, differentiate, baseline, x, path, multiply_by_inputs)
+
+    # What fun does first, as long as it is affine, takes a straight line to a straight line: from
+    # head(baseline) to head(x). The derivative of the rest is integrated along that one, and the
+    # transpose of the head's takes the integral back to x.
+    split = split_affine(fun, x) if affine_prefix else None
+    head, tail = split or Split(lambda x: x, fun)
+    end, pull_back = jax.vjp(head, x)
+    along = _curved(tail, differentiate, head(baseline), end, path, multiply_by_inputs=False)
+    dtype = tree_dtype(x)
+    direction = jax.tree.map(jnp.subtract, cast(x, dtype), cast(baseline, dtype))
+
+    def attributions(integral: Tree) -> Tree:
+        if split is not None:
+            integral = map_parts(functools.partial(_pull_back, pull_back, end), end, integral)
+        return _multiply(integral, direction) if multiply_by_inputs else integral
+
+    return along._replace(attributions=attributions)
+
+
+def _curved(
+    fun: Callable[[Tree], Tree],
+    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
+    baseline: Tree,
+    x: Tree,
+    path: paths.Path,
+    multiply_by_inputs: bool,
+) -> Integrand:
+    """Along any path, with the direction, if asked for, multiplied at each point."""
     dtype = tree_dtype(x)
     start, end = cast(baseline, dtype), cast(x, dtype)
-    straight = path is paths.straight_line
+    derivative = differentiate(fun)
 
-    def integrand(alpha: jax.Array) -> Tree:
-        if straight or not multiply_by_inputs:
+    def at(alpha: jax.Array) -> Tree:
+        if not multiply_by_inputs:
             return derivative(matching(path(start, end, alpha), x, "path's point"))
         point, velocity = jax.jvp(
             lambda alpha: path(start, end, alpha), (alpha,), (jnp.ones_like(alpha),)
         )
         return _multiply(derivative(matching(point, x, "path's point")), velocity)
 
-    weights = [jnp.asarray(row, dtype) for row in rule[1:] if row is not None]
-    sums = weighted_sum(integrand, jnp.asarray(rule.nodes, dtype), jnp.stack(weights), batch_size)
-    if straight and multiply_by_inputs:
-        # The direction is the same at every node: it is applied once, to the sums.
-        sums = _multiply(sums, jax.tree.map(jnp.subtract, end, start))
-    rows = [jax.tree.map(lambda leaf, k=k: leaf[k], sums) for k in range(len(weights))]
-    return rows[0], rows[1] if len(rows) > 1 else None
+    def zero() -> Tree:
+        def leaf(value: jax.ShapeDtypeStruct, x: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(jnp.zeros_like(x, value.dtype), value.shape)
+
+        values = jax.eval_shape(at, jax.ShapeDtypeStruct((), dtype))
+        return map_parts(lambda part: jax.tree.map(leaf, part, x), x, values)
+
+    return Integrand(at, zero, lambda integral: integral)
+
+
+def _pull_back(transpose: Callable[[Tree], tuple[Tree]], h: Tree, part: Tree) -> Tree:
+    """``transpose`` applied to a part like ``h``, or to each of a stack of such."""
+    leaf, like = jax.tree.leaves(part)[0], jax.tree.leaves(h)[0]
+    for _ in range(leaf.ndim - like.ndim):
+        transpose = jax.vmap(transpose)
+    (pulled,) = transpose(jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), part, h))
+    return cast(pulled, tree_dtype(pulled))
 
 
 def _multiply(derivative: Tree, velocity: Tree) -> Tree:

@@ -28,9 +28,10 @@ class Report(NamedTuple):
       completeness_gap: the sum of the attributions less ``F(x) - F(x')``; NaN with
         ``multiply_by_inputs=False``, whose attributions have no such sum. A poor error bar by
         itself: errors of both signs cancel in it.
-      error: the L1 norm of the difference between the rule's attributions and those of the coarser
-        rule embedded in it, relative to the L1 norm of the attributions. It estimates the error of
-        the coarser rule, and so errs on the safe side. NaN where the rule embeds none.
+      error: an estimate of the L1 error of the attributions, relative to their L1 norm. With a
+        fixed rule, the difference between its attributions and those of the coarser rule embedded
+        in it: that is the error of the coarser rule, and so errs on the safe side; NaN where the
+        rule embeds none. With ``to_tolerance``, see there.
       num_evals: the number of points of the path at which the gradient was evaluated, int32.
       converged: whether the error is within the tolerance asked for; True for a fixed rule, with
         which none is asked for.
@@ -48,66 +49,65 @@ class Report(NamedTuple):
 jax.export.register_namedtuple_serialization(Report, serialized_name="igjax.Report")
 
 
-def fixed_rule_report(
+class Account(NamedTuple):
+    """What an integration knows of its own accuracy: the last three fields of a ``Report``."""
+
+    error: Any
+    num_evals: jax.Array
+    converged: jax.Array
+
+
+def report(
     x: Tree,
-    fine: Tree,
-    coarse: Tree | None,
+    attributions: Tree,
+    account: Account,
     value: Tree,
     baseline_value: Tree,
     *,
-    num_evals: int,
     complete: bool,
 ) -> Report:
-    """The report on attributions ``fine`` to ``x`` by a fixed rule.
+    """The report on attributions to ``x``.
 
     Args:
       x: the input.
-      fine: the attributions, in the precision of sums.
-      coarse: those of the embedded rule, or None.
+      attributions: in the precision of sums.
+      account: what the integration says.
       value: F(x).
       baseline_value: F(x').
-      num_evals: the number of nodes.
       complete: whether the attributions are meant to sum to the difference of the values.
     """
-    return Report(
-        value=value,
-        baseline_value=baseline_value,
-        completeness_gap=_gap(x, fine, value, baseline_value) if complete else _unknown(value),
-        error=_unknown(value) if coarse is None else _relative_error(x, fine, coarse),
-        num_evals=jnp.asarray(num_evals, jnp.int32),
-        converged=jnp.asarray(True),
-    )
+    gap = completeness_gap(x, attributions, value, baseline_value) if complete else unknown(value)
+    return Report(value, baseline_value, gap, *account)
 
 
-def _unknown(value: Tree) -> Tree:
+def unknown(value: Tree) -> Tree:
     """NaN for each output."""
     return jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
 
 
-def _gap(x: Tree, attributions: Tree, value: Tree, baseline_value: Tree) -> Tree:
+def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: Tree) -> Tree:
     """The sum of the attributions to ``x`` less the difference of the values, for each output."""
 
     def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
-        total = _sum_over(x, part)
+        total = sum_over(x, part)
         dtype = sum_dtype(total.dtype, value.dtype)
         return total.astype(dtype) - (value.astype(dtype) - baseline_value.astype(dtype))
 
     return map_parts(gap, x, attributions, value, baseline_value)
 
 
-def _relative_error(x: Tree, fine: Tree, coarse: Tree) -> Tree:
-    """``|fine - coarse|_1 / |fine|_1`` over the elements of ``x``, for each output; 0 for 0 / 0."""
-
-    def error(fine: Tree, coarse: Tree) -> jax.Array:
-        difference = _sum_over(x, jax.tree.map(lambda f, c: jnp.abs(f - c), fine, coarse))
-        norm = _sum_over(x, jax.tree.map(jnp.abs, fine))
-        # Dividing by 1 where nothing differs keeps 0 / 0 and its NaN gradient away; NaN stays NaN.
-        return difference / jnp.where(difference == 0.0, 1.0, norm)
-
-    return map_parts(error, x, fine, coarse)
+def l1_norm(x: Tree, attributions: Tree) -> Tree:
+    """The sum of the absolute values of the attributions to ``x``, for each output."""
+    return map_parts(lambda part: sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
 
 
-def _sum_over(x: Tree, part: Tree) -> jax.Array:
+def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
+    """``error / norm``; 0 for 0 / 0."""
+    # Dividing by 1 where there is no error keeps 0 / 0 and its NaN gradient away; NaN stays NaN.
+    return error / jnp.where(error == 0.0, 1.0, norm)
+
+
+def sum_over(x: Tree, part: Tree) -> jax.Array:
     """The sum of ``part`` over all elements of ``x``; the output's axes, in front, remain."""
 
     def leaf(part: jax.Array, x: jax.Array) -> jax.Array:

@@ -2,13 +2,139 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 Tree = Any
+
+
+class NodeSharding(NamedTuple):
+    """Devices that share the nodes of one sum.
+
+    Attributes:
+      mesh: the mesh of the devices, or None in a ``shard_map`` over ``axes``.
+      axes: the names of the axes of the mesh that the nodes are spread over.
+    """
+
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
+    axes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of devices."""
+        if self.mesh is None:
+            return int(jax.lax.axis_size(self.axes))
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+
+def spread(
+    fun: Callable[[jax.Array, jax.Array], Tree],
+    nodes: jax.Array,
+    weights: jax.Array,
+    sharding: NodeSharding | None,
+) -> Tree:
+    """Calls ``fun`` on every device with its part of the last axes of ``nodes`` and ``weights``.
+
+    Where a part would be smaller, the last node is repeated at weight zero. What ``fun`` returns
+    must be the same on all devices, as what ``add_up`` returns is.
+    """
+    if sharding is None:
+        return fun(nodes, weights)
+    missing = -nodes.shape[-1] % sharding.size
+    nodes, weights = (
+        jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], mode)
+        for array, mode in ((nodes, "edge"), (weights, "constant"))
+    )
+
+    def own_part(array: jax.Array) -> jax.Array:
+        size = array.shape[-1] // sharding.size
+        start = jax.lax.axis_index(sharding.axes) * size
+        return jax.lax.dynamic_slice_in_dim(array, start, size, axis=-1)
+
+    def share(nodes: jax.Array, weights: jax.Array) -> Tree:
+        return fun(own_part(nodes), own_part(weights))
+
+    if sharding.mesh is None:
+        return share(nodes, weights)
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        share,
+        mesh=sharding.mesh,
+        in_specs=everywhere,
+        out_specs=everywhere,
+        axis_names=set(sharding.axes),
+    )(nodes, weights)
+
+
+def add_up(shares: Tree, sharding: NodeSharding | None) -> Tree:
+    """The sum of what the devices have for their shares."""
+    return shares if sharding is None else jax.lax.psum(shares, sharding.axes)
+
+
+def vary_like(nodes: jax.Array, tree: Tree) -> Tree:
+    """``tree``, held by every device for itself wherever ``nodes`` differ between devices."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    return _plus_zero(tree, [nodes])
+
+
+def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
+    """``tree``, which in a ``shard_map`` then varies over the axes that any of ``values`` does."""
+    zeros = [jnp.sum(jnp.zeros_like(value)) for value in values]
+
+    def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:
+        return leaf + zero.astype(leaf.dtype)
+
+    return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), tree)
+
+
+def node_sharding(sharding: Any) -> NodeSharding | None:
+    """What the argument ``sharding`` of a transform means where it is traced.
+
+    Args:
+      sharding: a ``NamedSharding`` of an array of nodes, the name of an axis of the mesh in use,
+        several, or None.
+
+    Raises:
+      TypeError: if it is none of these.
+      ValueError: if it shards no axis, or there is no such axis.
+    """
+    if sharding is None:
+        return None
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        if len(sharding.spec) != 1 or not sharding.spec[0]:
+            raise ValueError(
+                "sharding must be that of the nodes, an array of one axis, such as "
+                f"NamedSharding(mesh, PartitionSpec('nodes')); got {sharding}."
+            )
+        axes, mesh = _names(sharding.spec[0]), sharding.mesh
+        manual = set(jax.sharding.get_abstract_mesh().manual_axes)
+        return NodeSharding(None if manual.issuperset(axes) else mesh, axes)
+    axes = _names(sharding)
+    mesh = jax.sharding.get_abstract_mesh()
+    if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
+        raise ValueError(
+            f"sharding names the mesh axis {unknown[0]!r}, but the mesh in use has "
+            f"{mesh.axis_names or 'no axes'}: set one, with jax.set_mesh(mesh), or give a "
+            "NamedSharding, which has its own."
+        )
+    manual = set(mesh.manual_axes)
+    return NodeSharding(None if manual.issuperset(axes) else mesh, axes)
+
+
+def _names(axes: Any) -> tuple[str, ...]:
+    names = (axes,) if isinstance(axes, str) else axes
+    if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            "sharding must be a NamedSharding, the name of a mesh axis or a tuple of names; got "
+            f"{axes!r}."
+        )
+    return names
 
 
 def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
@@ -20,13 +146,7 @@ def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return x
-    # Zeros like a value vary over the axes that it varies over. The value itself is not used.
-    zeros = [jnp.sum(jnp.zeros_like(value)) for value in jax.tree.leaves(fun(x))]
-
-    def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:
-        return leaf + zero.astype(leaf.dtype)
-
-    return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), x)
+    return _plus_zero(x, jax.tree.leaves(fun(x)))  # the values themselves are not used
 
 
 def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
@@ -53,6 +173,7 @@ def laid_out_like(tree: Tree, x: Tree) -> Tree:
     """
 
     def leaf(leaf: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.where(False, x, leaf) if jax.typeof(x).sharding.mesh.explicit_axes else leaf
+        mesh = jax.typeof(x).sharding.mesh
+        return jnp.where(False, x, leaf) if mesh.explicit_axes or mesh.manual_axes else leaf
 
     return jax.tree.map(leaf, tree, x)

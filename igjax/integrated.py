@@ -3,17 +3,19 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from igjax import baselines, paths, quadrature
+from igjax import _fixed, _tolerance, baselines, paths, quadrature
 from igjax._inputs import as_floating, check_count, resolve_baseline
-from igjax._path_integral import map_parts, path_integrals
-from igjax._report import fixed_rule_report
-from igjax._sharding import laid_out_like, mesh_of, per_device
+from igjax._memory import fitting_batch_size
+from igjax._path_integral import Integrand, map_parts, path_integrand
+from igjax._report import report
+from igjax._sharding import laid_out_like, mesh_of, node_sharding, per_device, vary_like
 
 __all__ = ["integrated_grad", "integrated_jacobian"]
 
@@ -27,10 +29,12 @@ def integrated_grad(
     *,
     baseline: Tree | baselines.Baseline = baselines.zeros,
     path: paths.Path = paths.straight_line,
-    rule: quadrature.Rule = quadrature.sine(63),
+    rule: quadrature.Rule | quadrature.Tolerance = quadrature.sine(63),
     multiply_by_inputs: bool = True,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     has_report: bool = False,
+    sharding: NamedSharding | str | tuple[str, ...] | None = None,
+    affine_prefix: bool = True,
 ) -> Callable[..., Any]:
     """Returns a function that computes the integrated gradients of ``fun``.
 
@@ -47,13 +51,20 @@ def integrated_grad(
       baseline: a pytree like the argument (with several ``argnums``, a tuple of such), or a
         function of the argument (the tuple) that makes one.
       path: a function ``(baseline, x, alpha) -> point``; see ``igjax.paths``.
-      rule: where on the path to evaluate the gradient, and with what weights; see
-        ``igjax.quadrature``.
+      rule: where on the path to evaluate the gradient, and with what weights, or how good the
+        answer has to be (``quadrature.to_tolerance``); see ``igjax.quadrature``.
       multiply_by_inputs: if False, the gradient alone is integrated, without ``dpath_i/dalpha``.
-      batch_size: how many gradients to evaluate at once, which bounds the memory (and, but for
-        convolutions on the CPU, that of reverse-mode differentiation too); None: all of them. Call
-        it under ``jax.jit``: by itself JAX compiles a loop anew at every call.
+      batch_size: how many gradients a device evaluates at once, which bounds the memory, that of
+        reverse-mode differentiation too; None: all of them (16 with ``to_tolerance``); "auto": as
+        many as fit, which takes a compilation to find out. Call it under ``jax.jit``: by itself JAX
+        compiles a loop anew at every call.
       has_report: whether to add a ``Report`` to what is returned.
+      sharding: for one example on many devices: a ``NamedSharding`` for the array of nodes, or the
+        name(s) of the mesh axes to spread the nodes over. Every device evaluates its share, and one
+        reduction adds them up (with ``to_tolerance`` one for each look at the error).
+      affine_prefix: whether to apply the affine part that ``fun`` may begin with (a dense layer, a
+        convolution …) once, instead of once at each node. The answer is the same up to rounding;
+        False is for measuring what it saves.
 
     Returns:
       A function with the arguments of ``fun`` that returns the attributions: a pytree like the
@@ -88,7 +99,9 @@ def integrated_grad(
     Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1; for
     other paths section 4.1 there.
     """
-    settings = _Settings(baseline, path, rule, multiply_by_inputs, batch_size, has_report)
+    settings = _Settings(
+        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    )
     return _transform("integrated_grad", jax.grad, _check_scalar, fun, argnums, has_aux, settings)
 
 
@@ -99,10 +112,12 @@ def integrated_jacobian(
     *,
     baseline: Tree | baselines.Baseline = baselines.zeros,
     path: paths.Path = paths.straight_line,
-    rule: quadrature.Rule = quadrature.sine(63),
+    rule: quadrature.Rule | quadrature.Tolerance = quadrature.sine(63),
     multiply_by_inputs: bool = True,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     has_report: bool = False,
+    sharding: NamedSharding | str | tuple[str, ...] | None = None,
+    affine_prefix: bool = True,
 ) -> Callable[..., Any]:
     """Returns a function that computes the integrated gradients of every output of ``fun`` at once.
 
@@ -114,11 +129,13 @@ def integrated_jacobian(
       has_aux: whether ``fun`` returns a pair, of the outputs and auxiliary data.
       baseline: as for ``integrated_grad``, and so are the other arguments.
       path: see ``igjax.paths``.
-      rule: see ``igjax.quadrature``.
+      rule: see ``igjax.quadrature``. With ``to_tolerance``, every output has to meet it.
       multiply_by_inputs: if False, the Jacobian alone is integrated, without ``dpath/dalpha``.
-      batch_size: how many Jacobians to evaluate at once; None: all of them.
+      batch_size: how many Jacobians a device evaluates at once.
       has_report: whether to add a ``Report``, whose ``value``, ``baseline_value``,
         ``completeness_gap`` and ``error`` are pytrees like the output.
+      sharding: as for ``integrated_grad``.
+      affine_prefix: likewise.
 
     Returns:
       A function with the arguments of ``fun`` that returns the attributions: a pytree like the
@@ -139,7 +156,9 @@ def integrated_jacobian(
 
     Source: Sundararajan, Taly & Yan 2017, eq. 1, for each output.
     """
-    settings = _Settings(baseline, path, rule, multiply_by_inputs, batch_size, has_report)
+    settings = _Settings(
+        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    )
     return _transform(
         "integrated_jacobian", jax.jacrev, _check_real, fun, argnums, has_aux, settings
     )
@@ -150,15 +169,17 @@ class _Settings(NamedTuple):
 
     baseline: Tree | baselines.Baseline
     path: paths.Path
-    rule: quadrature.Rule
+    rule: quadrature.Rule | quadrature.Tolerance
     multiply_by_inputs: bool
-    batch_size: int | None
+    batch_size: int | Literal["auto"] | None
     has_report: bool
+    sharding: NamedSharding | str | tuple[str, ...] | None
+    affine_prefix: bool
 
 
 def _transform(
     name: str,
-    differentiate: Callable[..., Callable[[Tree], tuple[Tree, Any]]],
+    differentiate: Callable[..., Callable[[Tree], Tree]],
     check_output: Callable[[Tree], None],
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
@@ -173,12 +194,15 @@ def _transform(
             "path must be a function (baseline, x, alpha) -> point, such as "
             f"igjax.paths.straight_line; got {settings.path!r}."
         )
-    rule = quadrature.check_rule(settings.rule)
-    if not settings.has_report:  # then nobody asks for the error
-        rule = rule._replace(embedded_weights=None)
+    rule = settings.rule
+    if not isinstance(rule, quadrature.Tolerance):
+        rule = quadrature.check_rule(rule)
+        if not settings.has_report:  # then nobody asks for the error
+            rule = rule._replace(embedded_weights=None)
     batch_size = settings.batch_size
-    if batch_size is not None:
-        batch_size = check_count("batch_size (None for all nodes at once)", batch_size, least=1)
+    if batch_size is not None and batch_size != "auto":
+        what = 'batch_size (None for all nodes at once, "auto" for what fits)'
+        batch_size = check_count(what, batch_size, least=1)
     settings = settings._replace(rule=rule, batch_size=batch_size)
 
     @functools.wraps(fun)
@@ -198,41 +222,44 @@ def _transform(
 
 def _explain(
     evaluate: Callable[[Tree], tuple[Tree, Any]],
-    differentiate: Callable[..., Callable[[Tree], tuple[Tree, Any]]],
+    differentiate: Callable[..., Callable[[Tree], Tree]],
     x: Tree,
     has_aux: bool,
     settings: _Settings,
 ) -> Any:
     """The attributions to ``x``; as asked, with the auxiliary data there and a report."""
     x = per_device(x, lambda x: evaluate(x)[0])
-    derivative = differentiate(evaluate, has_aux=True)
     baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
-    fine, coarse = path_integrals(
-        lambda x: derivative(x)[0],
-        baseline,
-        x,
-        path=settings.path,
-        rule=settings.rule,
-        multiply_by_inputs=settings.multiply_by_inputs,
-        batch_size=settings.batch_size,
-    )
-    attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, fine)
-    if not (has_aux or settings.has_report):
-        return attributions
-    value, aux = evaluate(x)
-    extras: tuple[Any, ...] = (aux,) if has_aux else ()
-    if settings.has_report:
-        report = fixed_rule_report(
-            x,
-            fine,
-            coarse,
-            value,
-            evaluate(baseline)[0],
-            num_evals=settings.rule.nodes.size,
-            complete=settings.multiply_by_inputs,
+
+    def integrand_at(nodes: jax.Array) -> Integrand:
+        return path_integrand(
+            lambda x: evaluate(x)[0],
+            differentiate,
+            *vary_like(nodes, (baseline, x)),
+            path=settings.path,
+            multiply_by_inputs=settings.multiply_by_inputs,
+            affine_prefix=settings.affine_prefix,
         )
-        extras += (report,)
-    return (attributions, *extras)
+
+    rule, batch_size = settings.rule, settings.batch_size
+    if batch_size == "auto":
+        fixed = None if isinstance(rule, quadrature.Tolerance) else len(rule.nodes)
+        batch_size = fitting_batch_size(integrand_at, x, fixed or _tolerance.DEFAULT_BATCH)
+    at_input = functools.cache(lambda: evaluate(x))  # where it is needed, and once
+    values = functools.cache(lambda: (at_input()[0], evaluate(baseline)[0]))
+    complete = settings.multiply_by_inputs
+    sharding = node_sharding(settings.sharding)
+    if isinstance(rule, quadrature.Tolerance):
+        precise, account = _tolerance.integrate(
+            integrand_at, rule, x, values() if complete else None, batch_size, sharding
+        )
+    else:
+        precise, account = _fixed.integrate(integrand_at, rule, x, batch_size, sharding)
+    attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, precise)
+    extras: tuple[Any, ...] = (at_input()[1],) if has_aux else ()
+    if settings.has_report:
+        extras += (report(x, precise, account, *values(), complete=complete),)
+    return (attributions, *extras) if extras else attributions
 
 
 def _as_function_of(

@@ -30,6 +30,7 @@ from igjax._inputs import check_count
 
 __all__ = [
     "Rule",
+    "Tolerance",
     "clenshaw_curtis",
     "composite",
     "gauss_kronrod",
@@ -39,6 +40,7 @@ __all__ = [
     "riemann_right",
     "simpson",
     "sine",
+    "to_tolerance",
     "trapezoid",
 ]
 
@@ -88,6 +90,8 @@ def check_rule(rule: Rule) -> Rule:
       ValueError: if shapes differ, nodes are not in [0, 1] or not sorted, or weights do not sum
         to 1.
     """
+    if isinstance(rule, Tolerance):
+        raise TypeError(f"a fixed rule is needed here, such as sine(63); got {rule!r}.")
     if not isinstance(rule, tuple) or len(rule) not in (2, 3):
         raise TypeError(
             "rule must be an igjax.quadrature.Rule, such as igjax.quadrature.sine(63) or "
@@ -434,3 +438,73 @@ def composite(rule: Rule, panels: int) -> Rule:
         np.tile(weights / panels, panels),
         None if embedded is None else np.tile(embedded / panels, panels),
     )
+
+
+class Tolerance(NamedTuple):
+    """How good an answer has to be, and how much it may cost: made by ``to_tolerance``.
+
+    Attributes:
+      rtol: the L1 error of the attributions allowed, relative to their L1 norm.
+      atol: the L1 error allowed in addition, in the unit of the attributions.
+      max_evals: the number of gradients at which to give up.
+    """
+
+    rtol: Any
+    atol: Any
+    max_evals: int
+
+
+def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 511) -> Tolerance:
+    """As many nodes as it takes: the rules ``sine(7)``, ``sine(15)``, ``sine(31)`` … in turn.
+
+    Each contains the one before, so that no gradient is thrown away. It ends when the estimated
+    L1 error of the attributions is at most ``atol + rtol * (their L1 norm)``. What does not get
+    there within ``max_evals`` is returned all the same, with ``converged=False`` in its report.
+
+    The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. Where the
+    attributions are meant to sum to ``F(x) - F(x')``, the completeness gap must be within the
+    tolerance too, for the L1 error is at least as large.
+
+    Memory does not depend on the number of nodes: ``batch_size`` of them (rounded down to a power
+    of 2; by default 16) are evaluated at once, and none but sums are kept. Under ``vmap`` every
+    example stops by itself, but the loop runs until the slowest has stopped. Derivatives are those
+    of the rule arrived at: the choice of nodes counts as a constant.
+
+    Args:
+      rtol: relative tolerance, at least 0; a number or a scalar array.
+      atol: absolute tolerance, likewise. One of the two must be above 0.
+      max_evals: the most gradients to evaluate for an example, at least 7; rounded down to 7, 15,
+        31, 63 ….
+
+    Returns:
+      A ``Tolerance``, to be passed as ``rule=`` wherever a ``Rule`` is.
+
+    Raises:
+      ValueError: if a tolerance is negative or NaN, both are 0, or ``max_evals < 7``.
+      TypeError: if a tolerance is no real number.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import igjax
+      >>> f = lambda x: jnp.exp(jnp.sum(jnp.sin(x)))
+      >>> rule = igjax.quadrature.to_tolerance(1e-3)
+      >>> attribute = jax.jit(igjax.integrated_grad(f, rule=rule, has_report=True))
+      >>> attributions, report = attribute(jnp.arange(3.0))
+      >>> int(report.num_evals), bool(report.converged), bool(report.error <= 1e-3)
+      (15, True, True)
+    """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not isinstance(value, jax.core.Tracer):
+            _check_tolerance(name, value)
+    if not any(isinstance(value, jax.core.Tracer) for value in (rtol, atol)) and rtol == atol == 0:
+        raise ValueError("to_tolerance: rtol or atol must be above 0; both are 0.")
+    return Tolerance(rtol, atol, check_count("to_tolerance: max_evals", max_evals, least=7))
+
+
+def _check_tolerance(name: str, value: Any) -> None:
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "iuf":
+        raise TypeError(f"to_tolerance: {name} must be a number, such as 0.01; got {value!r}.")
+    if not number >= 0:
+        raise ValueError(f"to_tolerance: {name} must be at least 0; got {value}.")

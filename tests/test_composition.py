@@ -76,6 +76,7 @@ class Case(NamedTuple):
 
 grad = functools.partial(igjax.integrated_grad, rule=igjax.quadrature.sine(15))
 jacobian = functools.partial(igjax.integrated_jacobian, rule=igjax.quadrature.sine(15))
+tolerance = igjax.quadrature.to_tolerance(1e-3, max_evals=63)
 
 CASES = {
     "integrated_grad": Case(grad),
@@ -87,6 +88,13 @@ CASES = {
     "integrated_grad, report": Case(
         functools.partial(grad, has_report=True, batch_size=5), has_report=True
     ),
+    "integrated_grad, to tolerance": Case(
+        functools.partial(grad, rule=tolerance, has_report=True, batch_size=4), has_report=True
+    ),
+    "integrated_grad, convolution to tolerance": Case(
+        functools.partial(grad, rule=tolerance, batch_size=8), convolution
+    ),
+    "integrated_grad, no affine prefix": Case(functools.partial(grad, affine_prefix=False)),
     "integrated_grad, polyline": Case(
         functools.partial(grad, path=igjax.paths.polyline(_random(2, *SHAPE)))
     ),
@@ -102,6 +110,9 @@ CASES = {
         )
     ),
     "integrated_jacobian": Case(jacobian, scaled_logits),
+    "integrated_jacobian, to tolerance": Case(
+        functools.partial(jacobian, rule=tolerance), scaled_logits
+    ),
     "integrated_jacobian, report in chunks": Case(
         functools.partial(jacobian, has_report=True, batch_size=4), scaled_logits, has_report=True
     ),

@@ -1,0 +1,303 @@
+"""Integration to a tolerance against references of many nodes; its schedule against the rules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import igjax
+from igjax import _tolerance, quadrature
+from igjax.quadrature import gauss_legendre, sine, to_tolerance
+
+
+def random(*shape: int, seed: int = 0) -> jax.Array:
+    rng = np.random.default_rng(seed + sum(shape))
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+HIDDEN, OUTPUT, BIAS = random(40, 64) / 3, random(64) / 8, random(64)
+
+
+def smooth(x):
+    return jax.nn.sigmoid(jnp.tanh(x @ HIDDEN + BIAS) @ OUTPUT)
+
+
+def kinked(x):
+    return jax.nn.relu(x @ HIDDEN + BIAS) @ OUTPUT
+
+
+def steep(x):
+    """A probability that saturates: most of the change is on a small part of the path."""
+    return jax.nn.sigmoid(4.0 * (kinked(x) - kinked(0.7 * x)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reference(fun, x):
+    return igjax.integrated_grad(fun, rule=gauss_legendre(4000))(x)
+
+
+def attribute(fun, x, rule, batch_size=None):
+    attribution = igjax.integrated_grad(fun, rule=rule, batch_size=batch_size, has_report=True)
+    return jax.jit(attribution)(x)
+
+
+def relative_error(attributions, truth) -> float:
+    return float(jnp.sum(jnp.abs(attributions - truth)) / jnp.sum(jnp.abs(truth)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 16, 64, 5000])
+@pytest.mark.parametrize("max_evals", [7, 8, 15, 100, 511])
+def test_the_schedule_holds_the_nested_rules(max_evals, batch_size):
+    schedule = _tolerance.schedule(max_evals, batch_size)
+    size = schedule.nodes.shape[1]
+    assert size <= batch_size
+    levels = schedule.weights.shape[1]
+    assert 2**levels - 1 <= max_evals < 2 ** (levels + 1) - 1
+    nodes = schedule.nodes.ravel()
+    weights = np.moveaxis(schedule.weights, 1, 0).reshape(levels, -1)
+    for level in range(levels):
+        rule = sine(2 ** (level + 1) - 1)
+        used = np.flatnonzero(weights[level])
+        used = used[np.argsort(nodes[used])]
+        np.testing.assert_allclose(nodes[used], rule.nodes, atol=1e-15)
+        np.testing.assert_allclose(weights[level, used], rule.weights, atol=1e-15)
+        for tile in np.flatnonzero(schedule.complete == level):
+            assert used.max() < (tile + 1) * size  # all of the rule's nodes have been visited
+            assert used.max() >= tile * size  # and not all of them before
+    assert schedule.complete[-1] == levels - 1
+    assert len(nodes) == 2**levels  # one more than the finest rule has
+
+
+@pytest.mark.parametrize("rtol", [0.1, 0.03, 0.01, 0.003])
+@pytest.mark.parametrize("fun", [smooth, kinked, steep])
+def test_what_converged_is_as_good_as_asked_for(fun, rtol):
+    counts = []
+    for seed in range(8):
+        x = random(40, seed=seed)
+        attributions, report = attribute(fun, x, to_tolerance(rtol))
+        counts.append(int(report.num_evals))
+        if report.converged:
+            assert report.error <= rtol
+            assert relative_error(attributions, reference(fun, x)) <= rtol
+        else:
+            assert report.error > rtol
+            assert report.num_evals == 511
+    assert rtol < 0.01 or min(counts) < 511
+
+
+def test_few_gradients_for_smooth_functions_and_more_for_tighter_tolerances():
+    x = random(40)
+    counts = [
+        int(attribute(smooth, x, to_tolerance(rtol), 8)[1].num_evals) for rtol in (0.3, 1e-2, 1e-5)
+    ]
+    assert counts[0] <= 15
+    assert counts == sorted(counts)
+    assert counts[2] <= 63
+
+
+def test_the_answer_is_that_of_the_rule_it_stopped_at():
+    for fun, batch_size in ((smooth, None), (kinked, 4), (kinked, 100)):
+        x = random(40)
+        attributions, report = attribute(fun, x, to_tolerance(0.02), batch_size)
+        expected, fixed = attribute(fun, x, sine(int(report.num_evals)))
+        np.testing.assert_allclose(attributions, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(report.completeness_gap, fixed.completeness_gap, atol=1e-5)
+
+
+def test_evaluates_the_nodes_of_the_rule_and_one_twice():
+    seen = []
+
+    def watched(x):
+        jax.debug.callback(lambda x: seen.extend(np.ravel(x).tolist()), x)
+        return jnp.sum(jnp.sin(3 * x))
+
+    _, report = jax.jit(
+        igjax.integrated_grad(watched, rule=to_tolerance(1e-6), batch_size=4, has_report=True)
+    )(jnp.float32(1.0))
+    jax.effects_barrier()
+    nodes = [x for x in seen if 0 < x < 1]  # the ends are looked at for the completeness gap
+    expected = sine(int(report.num_evals)).nodes
+    np.testing.assert_allclose(np.unique(np.float32(nodes)), np.float32(expected), atol=1e-6)
+    assert len(nodes) == len(expected) + 1
+
+
+def test_max_evals_is_kept_and_told():
+    x = random(40)
+    attributions, report = attribute(kinked, x, to_tolerance(1e-6, max_evals=100))
+    assert report.num_evals == 63
+    assert not report.converged
+    np.testing.assert_allclose(attributions, attribute(kinked, x, sine(63))[0], atol=1e-5)
+
+
+def test_an_absolute_tolerance():
+    x = random(40)
+    attributions, report = attribute(kinked, x, to_tolerance(0.0, atol=0.05))
+    assert report.converged
+    assert float(jnp.sum(jnp.abs(attributions - reference(kinked, x)))) <= 0.05
+    assert attribute(kinked, x, to_tolerance(0.0, atol=50.0))[1].num_evals == 15
+
+
+def test_a_traced_tolerance():
+    x = random(40)
+
+    @jax.jit
+    def counts(rtols):
+        count = lambda rtol: (
+            igjax.integrated_grad(smooth, rule=to_tolerance(rtol), batch_size=1, has_report=True)(
+                x
+            )[1].num_evals
+        )
+        return jax.vmap(count)(rtols)
+
+    found = [*map(int, counts(jnp.array([0.3, 1e-2, 1e-5])))]
+    assert found == [
+        int(attribute(smooth, x, to_tolerance(rtol), 1)[1].num_evals) for rtol in (0.3, 1e-2, 1e-5)
+    ]
+
+
+def test_each_example_of_a_batch_stops_by_itself():
+    xs = jnp.stack([random(40) * scale for scale in (0.0, 0.1, 1.0, 4.0)])
+    rule = to_tolerance(3e-3, max_evals=127)
+    attribution = igjax.integrated_grad(kinked, rule=rule, batch_size=4, has_report=True)
+    together, report = jax.jit(jax.vmap(attribution))(xs)
+    assert len(set(report.num_evals.tolist())) >= 3
+    assert report.converged.tolist() == [True, True, True, False]
+    for x, row, evals, converged, error in zip(
+        xs, together, *report[4:], report.error, strict=True
+    ):
+        alone, own = jax.jit(attribution)(x)
+        np.testing.assert_allclose(row, alone, atol=1e-6)
+        assert own.num_evals == evals
+        assert own.converged == converged
+        np.testing.assert_allclose(own.error, error, rtol=1e-4)
+
+
+def test_completeness_is_a_second_opinion():
+    # The gradient is 0 wherever one looks, and the value rises all the same.
+    attributions, report = attribute(
+        lambda x: jnp.sum(jnp.round(x)), random(40) + 3, to_tolerance()
+    )
+    assert not jnp.any(attributions)
+    assert not report.converged
+    assert report.num_evals == 511
+    # Without a sum to compare with there is nobody to tell.
+    gradient = igjax.integrated_grad(
+        lambda x: jnp.sum(jnp.round(x)),
+        rule=to_tolerance(),
+        multiply_by_inputs=False,
+        has_report=True,
+    )
+    assert gradient(random(40))[1].converged
+
+
+def test_a_narrow_peak_between_the_nodes_is_not_taken_for_nothing():
+    # Of a thousandth of the path's length, at a place where the first rules do not look.
+    step = lambda x: jax.nn.sigmoid((x - 0.3217) * 8000.0)
+    _, report = attribute(step, jnp.float32(1.0), to_tolerance(0.01))
+    assert not report.converged
+
+
+def test_the_rounding_of_large_values_is_no_gap():
+    # ΔF is 1 of 10,000: its rounding is 1e-3.
+    fun = lambda x: jnp.sum(jnp.sin(x)) + 1e4
+    _, report = attribute(fun, random(40) / 40, to_tolerance(1e-4))
+    assert report.converged
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_ends_it_and_is_told(bad):
+    fun = lambda x: jnp.sum(jnp.where(x > 0.5, x * bad, x))
+    attributions, report = attribute(fun, jnp.ones(3), to_tolerance())
+    assert not np.isfinite(attributions).any()
+    assert not report.converged
+    assert report.num_evals == 15
+
+
+def test_a_constant_function_converges_at_once():
+    attributions, report = attribute(lambda x: jnp.sum(x * 0), jnp.ones(3), to_tolerance())
+    assert not attributions.any()
+    assert report.converged
+    assert report.error == 0
+
+
+def test_all_outputs_of_a_jacobian_meet_it():
+    outputs = lambda x: {"easy": smooth(x), "hard": jnp.stack([kinked(x), kinked(2 * x)])}
+    x = random(40)
+    attribution = igjax.integrated_jacobian(outputs, rule=to_tolerance(0.02), has_report=True)
+    attributions, report = jax.jit(attribution)(x)
+    assert report.converged
+    assert report.error["hard"].shape == (2,)
+    for fun, row, error in (
+        (smooth, attributions["easy"], report.error["easy"]),
+        (lambda x: kinked(2 * x), attributions["hard"][1], report.error["hard"][1]),
+    ):
+        assert relative_error(row, reference(fun, x)) <= 0.02
+        assert error <= 0.02
+
+
+def test_derivatives_are_those_of_the_rule_arrived_at():
+    x = random(6)
+    small = lambda x: jnp.tanh(x @ HIDDEN[:6] + BIAS) @ OUTPUT
+    to = igjax.integrated_grad(small, rule=to_tolerance(1e-3), batch_size=4, has_report=True)
+    fixed = igjax.integrated_grad(small, rule=sine(int(to(x)[1].num_evals)))
+    loss = lambda attribution: lambda x: jnp.sum(attribution(x) ** 2)
+    np.testing.assert_allclose(
+        jax.grad(loss(lambda x: to(x)[0]))(x), jax.grad(loss(fixed))(x), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.jvp(fixed, (x,), (x,))[1], jax.jvp(lambda x: to(x)[0], (x,), (x,))[1], atol=1e-5
+    )
+    with jax.enable_x64():
+        x64 = np.asarray(x, np.float64)
+        weights = [np.asarray(w, np.float64) for w in (HIDDEN[:6], BIAS, OUTPUT)]
+        fun = lambda x: jnp.tanh(x @ weights[0] + weights[1]) @ weights[2]
+        attribution = igjax.integrated_grad(fun, rule=to_tolerance(1e-9), batch_size=8)
+        check_grads(attribution, (jnp.asarray(x64),), order=1, modes=["fwd", "rev"])
+
+
+def memory(max_evals: int, transform=lambda f: f) -> int:
+    matrix = random(256, 256) / 16
+
+    def fun(x):
+        return jnp.sum(jnp.tanh(matrix @ jnp.tanh(matrix @ jnp.tanh(matrix @ x))))
+
+    rule = to_tolerance(0.0, atol=1e-30, max_evals=max_evals)
+    attribution = transform(igjax.integrated_grad(fun, rule=rule, batch_size=8))
+    compiled = jax.jit(attribution).lower(jnp.ones(256)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_the_number_of_evaluations():
+    own = 256 * 4 * (12 - 6)  # a sum more for each level
+    assert memory(4095) <= 1.05 * memory(63) + 20 * own
+
+
+def test_memory_of_the_gradient_is_that_of_a_tile():
+    loss = lambda f: jax.grad(lambda x: jnp.sum(f(x) ** 2))
+    assert memory(4095, loss) <= 1.3 * memory(63, loss) + 4096 * 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"rtol": -1.0}, ValueError, "rtol must be at least 0"),
+        ({"rtol": float("nan")}, ValueError, "rtol must be at least 0"),
+        ({"atol": -1.0}, ValueError, "atol must be at least 0"),
+        ({"rtol": 0.0}, ValueError, "rtol or atol must be above 0"),
+        ({"rtol": "tight"}, TypeError, "rtol must be a number"),
+        ({"rtol": [0.1, 0.2]}, TypeError, "rtol must be a number"),
+        ({"max_evals": 6}, ValueError, "max_evals must be at least 7"),
+        ({"max_evals": 63.0}, TypeError, "max_evals must be an integer"),
+    ],
+)
+def test_bad_tolerances(arguments, error, match):
+    with pytest.raises(error, match=match):
+        to_tolerance(**arguments)
+
+
+def test_a_tolerance_is_no_part_of_a_composite():
+    with pytest.raises(TypeError, match="a fixed rule"):
+        quadrature.composite(to_tolerance(), 2)
