@@ -79,7 +79,7 @@ def explain(images: Sequence[Image], nodes: int, progress: Progress) -> list[Res
             igjax.integrated_grad(
                 probability,
                 baseline=igjax.baselines.constant(-127 / 128),  # black, as the network scales it
-                rule=igjax.quadrature.sine(nodes),
+                rule=igjax.quadrature.gregory(nodes),
                 batch_size=8,
                 has_report=True,
             )
@@ -149,8 +149,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--nodes",
         type=int,
-        default=63,
-        help="gradients per photo; an odd number, to have an error estimate (63)",
+        default=64,
+        help="gradients per photo; an even number, to have an error estimate (64)",
     )
     parser.add_argument(
         "--out",

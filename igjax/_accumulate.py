@@ -45,10 +45,11 @@ def weighted_sum(
     """
     n = nodes.shape[0]
     size = min(batch_size or n, n)
+    chunk = with_fast_convolutions(functools.partial(_chunk_sum, fun))
     if size == n:
-        return _chunk_sum(fun, nodes, weights)
+        return chunk(nodes, weights)
 
-    chunk = jax.checkpoint(with_fast_convolutions(functools.partial(_chunk_sum, fun)))
+    chunk = jax.checkpoint(chunk)
     first = n % size  # what is left over comes first: no node is padded
     total = chunk(nodes[:first], weights[..., :first]) if first else _no_sum(zero(), nodes, weights)
 

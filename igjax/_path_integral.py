@@ -60,22 +60,43 @@ def path_integrand(
     if path is not paths.straight_line:
         return _curved(fun, differentiate, baseline, x, path, multiply_by_inputs)
 
-    # What fun does first, as long as it is affine, takes a straight line to a straight line: from
-    # head(baseline) to head(x). The derivative of the rest is integrated along that one, and the
-    # transpose of the head's takes the integral back to x.
-    split = split_affine(fun, x) if affine_prefix else None
-    head, tail = split or Split(lambda x: x, fun)
-    end, pull_back = jax.vjp(head, x)
-    along = _curved(tail, differentiate, head(baseline), end, path, multiply_by_inputs=False)
     dtype = tree_dtype(x)
     direction = jax.tree.map(jnp.subtract, cast(x, dtype), cast(baseline, dtype))
+    split = split_affine(fun, x) if affine_prefix else None
+    if split is None:
+        along = _curved(fun, differentiate, baseline, x, path, multiply_by_inputs=False)
+    else:
+        along = _after_affine(split, differentiate, baseline, direction)
 
     def attributions(integral: Tree) -> Tree:
-        if split is not None:
-            integral = map_parts(functools.partial(_pull_back, pull_back, end), end, integral)
-        return _multiply(integral, direction) if multiply_by_inputs else integral
+        gradient = along.attributions(integral)
+        return _multiply(gradient, direction) if multiply_by_inputs else gradient
 
     return along._replace(attributions=attributions)
+
+
+def _after_affine(
+    split: Split,
+    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
+    baseline: Tree,
+    direction: Tree,
+) -> Integrand:
+    """The derivative of ``tail``, for the integral of that of ``head`` and ``tail`` in a row.
+
+    The affine ``head`` takes a straight line to a straight line, and its transpose takes the
+    integral along that one back.
+    """
+    start, push = jax.linearize(split.head, baseline)
+    moved = push(jax.tree.map(lambda d, leaf: d.astype(leaf.dtype), direction, baseline))
+    transpose = jax.linear_transpose(push, baseline)
+
+    # Not the straight line to head(x): a mask in the affine part may be -inf at both of its ends.
+    def line(start: Tree, _: Tree, alpha: jax.Array) -> Tree:
+        return jax.tree.map(lambda h, step: h + alpha * step.astype(h.dtype), start, moved)
+
+    along = _curved(split.tail, differentiate, start, start, line, multiply_by_inputs=False)
+    pull_back = functools.partial(_pull_back, transpose, start)
+    return along._replace(attributions=functools.partial(map_parts, pull_back, start))
 
 
 def _curved(

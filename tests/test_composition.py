@@ -76,7 +76,7 @@ class Case(NamedTuple):
 
 grad = functools.partial(igjax.integrated_grad, rule=igjax.quadrature.sine(15))
 jacobian = functools.partial(igjax.integrated_jacobian, rule=igjax.quadrature.sine(15))
-tolerance = igjax.quadrature.to_tolerance(1e-3, max_evals=63)
+tolerance = igjax.quadrature.to_tolerance(1e-3, max_evals=64)
 
 CASES = {
     "integrated_grad": Case(grad),

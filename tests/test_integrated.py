@@ -330,7 +330,7 @@ def test_numbers_and_numpy_arrays_are_taken():
 
 def test_help_shows_the_arguments_not_the_default_rule():
     signature = str(inspect.signature(igjax.integrated_grad))
-    assert "= Rule(63 nodes, an embedded rule)" in signature
+    assert "= Rule(64 nodes, an embedded rule)" in signature
 
 
 def test_a_rule_may_be_traced():
@@ -561,7 +561,7 @@ BAD_CALLS = {
     "no rule": (
         lambda: igjax.integrated_grad(jnp.sum, rule=50),
         TypeError,
-        "rule must be an igjax.quadrature.Rule, such as igjax.quadrature.sine(63) or "
+        "rule must be an igjax.quadrature.Rule, such as igjax.quadrature.gregory(64) or "
         "Rule(nodes, weights); got 50",
     ),
     "weightless rule": (

@@ -21,10 +21,10 @@ COLUMNS = ("predicted", "F(x)", "F(x')", "attributions", "completeness", "error"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What two photos and 7 nodes give: the results, what was printed, the figure's path."""
+    """What two photos and 8 nodes give: the results, what was printed, the figure's path."""
     path = tmp_path_factory.mktemp("quickstart") / "new folder" / "figure.png"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        results = quickstart.main(["--photos=2", "--nodes=7", f"--out={path}"])
+        results = quickstart.main(["--photos=2", "--nodes=8", f"--out={path}"])
     return results, printed.getvalue(), path
 
 
@@ -41,7 +41,7 @@ def test_the_reports_are_those_of_the_attributions(run):
         )
         assert 0 < report.baseline_value < 0.01 < report.value < 1
         assert 0 < report.error < 1
-        assert report.num_evals == 7
+        assert report.num_evals == 8
         assert result.seconds > 0
         assert result.attributions.shape == result.gradient.shape == result.image.shape
 

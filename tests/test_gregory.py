@@ -1,0 +1,64 @@
+"""Gregory's rule: exactness, nesting, and the comparison that it is made for."""
+
+import numpy as np
+import pytest
+
+from igjax import _gregory
+from igjax.quadrature import gauss_legendre, gregory, sine
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 8, 12, 16, 31])
+def test_few_nodes_are_exact_for_degree_1_and_not_for_2(n):
+    rule = gregory(n)
+    for degree in range(2):
+        assert rule.weights @ rule.nodes**degree == pytest.approx(1 / (degree + 1), abs=1e-15)
+    assert abs(rule.weights @ rule.nodes**2 - 1 / 3) > 1e-7
+
+
+@pytest.mark.parametrize("n", [32, 33, 64, 100, 512])
+def test_many_nodes_are_exact_for_degree_3_and_not_for_4(n):
+    rule = gregory(n)
+    for degree in range(4):
+        assert rule.weights @ rule.nodes**degree == pytest.approx(1 / (degree + 1), abs=1e-15)
+    assert abs(rule.weights @ rule.nodes**4 - 1 / 5) > 1e-14
+
+
+@pytest.mark.parametrize("n", [*range(1, 40), 48, 64, 96, 256, 1000, 2048])
+def test_it_is_nested_open_and_of_equal_steps(n):
+    fine, coarse = gregory(2 * n), gregory(n)
+    held = fine.embedded_weights != 0
+    np.testing.assert_allclose(fine.nodes[held], coarse.nodes, atol=1e-14)
+    np.testing.assert_allclose(fine.embedded_weights[held], coarse.weights, atol=1e-15)
+    np.testing.assert_allclose(np.diff(fine.nodes), 0.5 / n, atol=1e-14)
+    assert fine.nodes[0] > 0
+    assert fine.nodes[-1] < 1
+    assert (coarse.embedded_weights is None) == (n % 2 == 1)
+
+
+def test_only_the_ends_are_corrected():
+    weights = gregory(64).weights * 64
+    np.testing.assert_allclose(weights[4:-4], 1, atol=1e-14)
+    assert (np.abs(weights[:4] - 1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("shift", [1 / 3, 2 / 3])
+def test_the_correction_is_that_of_euler_and_maclaurin(shift):
+    # Of a function that dies out long before the other end there is one correction alone.
+    step = 0.05
+    x = (np.arange(2000) + shift) * step
+    weights = np.ones(2000)
+    weights[:4] += _gregory._correction(shift, 4)
+    assert step * (weights @ np.exp(-x)) == pytest.approx(1.0, abs=3e-7)
+    assert abs(step * np.exp(-x).sum() - 1.0) > 1e-3
+
+
+def test_jumps_are_met_better_than_by_other_rules():
+    # Functions with a jump each, at random places: the mean error, as in an L1 norm.
+    jumps = np.random.default_rng(0).uniform(size=4000)
+
+    def error(rule):
+        return np.abs(rule.weights @ (rule.nodes[:, None] > jumps) - (1 - jumps)).mean()
+
+    for n in (16, 64, 256):
+        assert error(gregory(n)) < 0.85 * error(gauss_legendre(n))
+        assert error(gregory(n)) < 0.75 * error(sine(n))
