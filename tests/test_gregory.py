@@ -62,3 +62,22 @@ def test_jumps_are_met_better_than_by_other_rules():
     for n in (16, 64, 256):
         assert error(gregory(n)) < 0.85 * error(gauss_legendre(n))
         assert error(gregory(n)) < 0.75 * error(sine(n))
+
+
+@pytest.mark.parametrize(
+    ("f", "integral"),
+    [
+        (np.exp, np.expm1(1.0)),
+        (lambda x: np.cos(20 * x), np.sin(20.0) / 20),
+        (lambda x: 1 / (1 + 25 * x**2), np.arctan(5.0) / 5),
+        (lambda x: np.abs(x - 0.3), (0.3**2 + 0.7**2) / 2),
+    ],
+    ids=["exp", "cos20", "runge", "kink"],
+)
+def test_the_error_estimate_is_no_worse_than_a_third_of_the_error(f, integral):
+    for n in (16, 32, 64, 128, 256):
+        rule = gregory(n)
+        values = f(rule.nodes)
+        error = abs(rule.weights @ values - integral)
+        estimate = abs((rule.weights - rule.embedded_weights) @ values)
+        assert estimate > error / 3 - 1e-15, n
