@@ -501,9 +501,10 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 512) -> Tol
     L1 error of the attributions is at most ``atol + rtol * (their L1 norm)``. What does not get
     there within ``max_evals`` is returned all the same, with ``converged=False`` in its report.
 
-    The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. Where the
-    attributions are meant to sum to ``F(x) - F(x')``, the completeness gap must be within the
-    tolerance too, for the L1 error is at least as large.
+    The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. It is an estimate:
+    ``benchmarks/RESULTS.md`` says how often it held on real networks. Where the attributions are
+    meant to sum to ``F(x) - F(x')``, the completeness gap must be within the tolerance too, for the
+    L1 error is at least as large.
 
     Memory does not depend on the number of nodes: ``batch_size`` of them (rounded down to a power
     of 2; by default 16) are evaluated at once, and none but sums are kept. Under ``vmap`` every
