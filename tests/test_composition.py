@@ -94,7 +94,6 @@ CASES = {
     "integrated_grad, convolution to tolerance": Case(
         functools.partial(grad, rule=tolerance, batch_size=8), convolution
     ),
-    "integrated_grad, no affine prefix": Case(functools.partial(grad, affine_prefix=False)),
     "integrated_grad, polyline": Case(
         functools.partial(grad, path=igjax.paths.polyline(_random(2, *SHAPE)))
     ),

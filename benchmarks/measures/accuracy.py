@@ -1,0 +1,386 @@
+"""How long it takes until the answers are good: 95 % of the inputs within 3 % of the reference.
+
+The error is the relative L1 distance to the reference. Each library has the cheapest settings that
+do it:
+
+- igjax: the fastest of a fixed rule, `gregory(n)` of 16 … 256 nodes, 8 or 16 of them at once, and
+  of `to_tolerance` with 8, 5 or 3 %, 16 at once. One example after the other, through one compiled
+  function.
+- Captum (torch): Gauss–Legendre of 25, 50, 100 … 800 nodes; the fastest of 8, 16, 32 at once, and
+  of all at once up to 100 nodes. Its number of nodes is found with the same rule in JAX, and its
+  own answers are then compared with those on the inputs that are timed ("off by").
+- by hand (JAX): as many nodes as Captum, the loop over compiled chunks of 16.
+- UnifiedIG (JAX): as many nodes as Captum, for its rule is the same. It compiles anew at every
+  call, which is most of what is timed here.
+- saliency (PAIR, with gradients by JAX): its own rule, which needs more nodes, at most 800.
+
+Some inputs are timed, the libraries in turn, and the seconds are scaled to all: igjax's by the
+gradients that the other inputs take, the others' by the number of inputs. Compilation is not in
+them, except for UnifiedIG's.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import networks, rivals
+from benchmarks._timing import interleaved, medians
+from benchmarks.measures._answers import adaptive, prepare
+from benchmarks.measures._measure import (
+    Claim,
+    Record,
+    Settings,
+    Table,
+    Track,
+    by_igjax,
+    by_loop,
+    example,
+    geometric_mean,
+)
+from benchmarks.reference import Reference, by_rule, l1_error
+from igjax import quadrature
+
+TITLE = "Time to accuracy"
+NETWORKS = (*networks.REAL, "mlp", "cnn")
+_ERROR, _SHARE = 0.03, 0.95
+
+_FIXED = (16, 32, 64, 128, 256)
+_RTOLS = (0.08, 0.05, 0.03)
+_STEPS = ((25, 50, 100, 200, 400, 800), (25, 50, 100, 200))
+_ALL_AT_ONCE = 100  # nodes at most: with more of them Captum is slower, and runs out of memory
+_TIMED = {"efficientnet_lite0": 2}  # inputs
+_OTHER_TIMED = 5
+_CHOICE_SECONDS = 2.0  # at least, to see which settings are the fastest
+
+
+class _Case(NamedTuple):
+    """One output of a network."""
+
+    settings: Settings
+    network: networks.Network
+    references: list[Reference]
+    output: str
+
+    @property
+    def inputs(self) -> int:
+        return len(self.network.xs)
+
+    @property
+    def timed(self) -> range:
+        most = _TIMED.get(self.settings.network, _OTHER_TIMED)
+        return range(min(self.inputs, self.settings.pick(most, 1)))
+
+
+class _Chosen(NamedTuple):
+    """A library with the settings that are timed.
+
+    Attributes:
+      method: the settings, for people to read.
+      nodes: gradients an input, on average.
+      within: the share of the inputs within the error.
+      call: the attributions of an input.
+      scale: from the seconds of the timed inputs to those of all.
+      compile_seconds: if it is compiled ahead.
+    """
+
+    method: str
+    nodes: float
+    within: float
+    call: Callable[[int], Any]
+    scale: float
+    compile_seconds: float | None = None
+
+
+def run(settings: Settings, track: Track) -> list[Record]:
+    """Finds the settings of each library, and times them."""
+    network, references = prepare(settings, track)
+    outputs = list(network.outputs)
+    return [
+        record
+        for output in track(settings.pick(outputs, outputs[:1]), f"{settings.network} to accuracy")
+        for record in _compare(_Case(settings, network, references, output))
+    ]
+
+
+def _compare(case: _Case) -> list[Record]:
+    """A record for each library."""
+    steps = case.settings.pick(*_STEPS)
+    nodes, within = _smallest(case, quadrature.gauss_legendre, steps)
+    chosen = {"igjax": _igjax(case), "captum": _captum(case, nodes, within)}
+    chosen["by hand"] = _by_hand(case, nodes, within)
+    if case.settings.network in ("mlp", "minilm"):
+        chosen["unifiedig"] = _unifiedig(case, nodes, within)
+    if case.settings.network in ("mlp", "cnn"):
+        chosen["saliency"] = _saliency(case, *_smallest(case, both_ends, steps))
+
+    answers: dict[tuple[str, int], Any] = {}
+
+    def answer(name: str, index: int) -> Any:
+        answers[name, index] = jax.block_until_ready(chosen[name].call(index))
+
+    times: dict[str, list[float]] = {name: [] for name in chosen}
+    for index in case.timed:
+        calls = {name: functools.partial(answer, name, index) for name in chosen}
+        rounds, at_least = case.settings.pick((3, 1.0), (1, 0.0))
+        in_turn = interleaved(calls, rounds, at_least, warm_up=index == 0)
+        for name, median in medians(in_turn).items():
+            times[name].append(median)
+
+    total = {name: sum(times[name]) * chosen[name].scale for name in chosen}
+    gauss = by_rule(case.settings.network, case.network, quadrature.gauss_legendre)
+    records = []
+    for name, choice in chosen.items():
+        errors = [l1_error(answers[name, i], case.references[i][case.output]) for i in case.timed]
+        record = {
+            "output": case.output,
+            "library": name,
+            "method": choice.method,
+            "nodes": choice.nodes,
+            "within": choice.within,
+            "seconds": total[name],
+            "ratio": total[name] / total["igjax"],
+            "compile_seconds": choice.compile_seconds,
+            "timed": len(case.timed),
+            "timed_error": max(errors),
+        }
+        if name in ("captum", "by hand", "unifiedig"):
+            record["off_by"] = max(
+                l1_error(answers[name, i], gauss(i, nodes)[case.output]) for i in case.timed
+            )
+        records.append(record)
+    return records
+
+
+class _Candidate(NamedTuple):
+    """What igjax might be asked for.
+
+    Attributes:
+      name: for people to read.
+      rule: what is passed on.
+      batch_sizes: with it, one of these.
+      within: the share of the inputs within the error.
+      num_evals: gradients, of each input.
+    """
+
+    name: str
+    rule: quadrature.Rule | quadrature.Tolerance
+    batch_sizes: Sequence[int]
+    within: float
+    num_evals: Sequence[int]
+
+
+def _igjax(case: _Case) -> _Chosen:
+    """The fastest of what does it; if nothing does, the finest fixed rule."""
+    fixed, adapted = _fixed(case), _adaptive(case)
+    candidates = [each for each in (fixed, adapted) if each and each.within >= _SHARE] or [fixed]
+    args = (case.network.params, *example(case.network, 0))
+    output = case.network.outputs[case.output]
+    chosen, programs, inputs = {}, {}, {}
+    for name, rule, batch_sizes, within, num_evals in candidates:
+        for size in batch_sizes:
+            start = time.perf_counter()
+            attribute = by_igjax(output, rule=rule, batch_size=size)
+            program = jax.jit(attribute).lower(*args).compile()
+            chosen[name, size] = _Chosen(
+                f"{name}, batch_size={size}",
+                statistics.mean(num_evals),
+                within,
+                functools.partial(_call, program, case.network),
+                sum(num_evals) / sum(num_evals[index] for index in case.timed),
+                time.perf_counter() - start,
+            )
+            programs[name, size] = functools.partial(program, *args)
+            inputs[name, size] = sum(num_evals) / num_evals[0]  # all, in units of the first
+    seconds = medians(interleaved(programs, 1, at_least=_CHOICE_SECONDS, warm_up=False))
+    return chosen[min(chosen, key=lambda each: seconds[each] * inputs[each])]
+
+
+def _call(program: Callable[..., Any], network: networks.Network, index: int) -> Any:
+    return program(network.params, *example(network, index))
+
+
+def _fixed(case: _Case) -> _Candidate:
+    """The smallest of the fixed rules that does it, or the largest of all."""
+    nodes, within = _smallest(case, quadrature.gregory, _FIXED)
+    rule, sizes = quadrature.gregory(nodes), case.settings.pick((8, 16), (16,))
+    return _Candidate(f"gregory({nodes})", rule, sizes, within, [nodes] * case.inputs)
+
+
+def _adaptive(case: _Case) -> _Candidate | None:
+    """The loosest of the tolerances that does it; None if none does."""
+    answer = adaptive(*case)
+    for rtol in _RTOLS:
+        if _enough(lambda index: answer(index, rtol).error, case.inputs):  # noqa: B023
+            answers = [answer(index, rtol) for index in range(case.inputs)]
+            rule = quadrature.to_tolerance(rtol)
+            within = _within([each.error for each in answers])
+            num_evals = [each.num_evals for each in answers]
+            # When it looks at the error depends on the batch: these answers had the default one.
+            return _Candidate(f"to_tolerance({rtol:g})", rule, (16,), within, num_evals)
+    return None
+
+
+def _captum(case: _Case, nodes: int, within: float) -> _Chosen:
+    """Captum, with as many nodes at once as is fastest on the first input."""
+    output = case.network.torch_outputs()[case.output]
+
+    def call(internal_batch_size: int | None, index: int) -> Any:
+        x, baseline, *extras = example(case.network, index)
+        return rivals.captum(output, x, baseline, tuple(extras), nodes, internal_batch_size)
+
+    sizes = [*case.settings.pick((8, 16, 32), (16,)), *([None] if nodes <= _ALL_AT_ONCE else [])]
+    call(8, 0)  # warms up
+    calls = {size: functools.partial(call, size, 0) for size in sizes}
+    seconds = medians(interleaved(calls, 1, at_least=_CHOICE_SECONDS, warm_up=False))
+    best = min(sizes, key=lambda size: seconds[size])
+    return _Chosen(
+        f"{nodes} nodes, internal_batch_size={best}",
+        nodes,
+        within,
+        functools.partial(call, best),
+        case.inputs / len(case.timed),
+    )
+
+
+def _by_hand(case: _Case, nodes: int, within: float) -> _Chosen:
+    program = by_loop(case.network.outputs[case.output], quadrature.gauss_legendre(nodes), 16)
+    return _Chosen(
+        f"{nodes} nodes, chunks of 16",
+        nodes,
+        within,
+        functools.partial(_call, program, case.network),
+        case.inputs / len(case.timed),
+    )
+
+
+def _unifiedig(case: _Case, nodes: int, within: float) -> _Chosen:
+    output = functools.partial(case.network.outputs[case.output], case.network.params)
+
+    def call(index: int) -> Any:
+        x, baseline, *extras = example(case.network, index)
+        return rivals.unifiedig_jax(output, x, baseline, tuple(extras), nodes, None)
+
+    scale = case.inputs / len(case.timed)
+    return _Chosen(f"{nodes} nodes, one by one", nodes, within, call, scale)
+
+
+def _saliency(case: _Case, nodes: int, within: float) -> _Chosen:
+    output = functools.partial(case.network.outputs[case.output], case.network.params)
+
+    def call(index: int) -> Any:
+        x, baseline, *extras = example(case.network, index)
+        return rivals.saliency(output, x, baseline, tuple(extras), nodes, 16)
+
+    scale = case.inputs / len(case.timed)
+    return _Chosen(f"{nodes} nodes, batch_size=16", nodes, within, call, scale)
+
+
+def both_ends(n: int) -> quadrature.Rule:
+    """The rule of ``saliency``: n equal weights, both ends counting in full."""
+    return quadrature.Rule(np.linspace(0.0, 1.0, n), np.full(n, 1.0 / n))
+
+
+def _smallest(
+    case: _Case,
+    rule: Callable[[int], quadrature.Rule],
+    numbers: Sequence[int],
+) -> tuple[int, float]:
+    """The smallest number of nodes that does it, or the largest, and the share it gets there."""
+    attributions = by_rule(case.settings.network, case.network, rule)
+
+    def error(index: int, nodes: int) -> float:
+        answer = attributions(index, nodes)[case.output]
+        return l1_error(answer, case.references[index][case.output])
+
+    for nodes in numbers:
+        if _enough(functools.partial(error, nodes=nodes), case.inputs):
+            break
+    return nodes, _within([error(index, nodes) for index in range(case.inputs)])
+
+
+def _enough(error: Callable[[int], float], count: int) -> bool:
+    """Whether enough of the inputs are within the error, looking at no more than need be."""
+    allowed = int(count * (1.0 - _SHARE) + 1e-9)
+    failed = 0
+    for index in range(count):
+        failed += not error(index) <= _ERROR
+        if failed > allowed:
+            return False
+    return True
+
+
+def _within(errors: Sequence[float]) -> float:
+    return statistics.mean(float(error <= _ERROR) for error in errors)
+
+
+def claims(records: list[Record]) -> list[Claim]:
+    """That it is a good deal faster than the library that is used most."""
+    cases: dict[str, dict[tuple[str, str], Record]] = {name: {} for name in networks.REAL}
+    for record in records:
+        if record["network"] in cases:
+            cases[record["network"]][record["output"], record["library"]] = record
+    means = {name: _speedup(found) for name, found in cases.items() if found}
+    if not means:
+        return []
+    overall = None if None in means.values() else geometric_mean(filter(None, means.values()))
+    return [
+        *(
+            Claim(f"time to accuracy, Captum / igjax, {name}", mean, 2.0, at_least=True)
+            for name, mean in means.items()
+        ),
+        Claim(
+            "time to accuracy, Captum / igjax, geometric mean of the networks",
+            overall,
+            3.0,
+            at_least=True,
+        ),
+    ]
+
+
+def _speedup(records: Mapping[tuple[str, str], Record]) -> float | None:
+    """How many times as long Captum takes on a network; None if igjax does not get there."""
+    outputs = [output for output, library in records if library == "captum"]
+    if any(records[output, "igjax"]["within"] < _SHARE for output in outputs):
+        return None
+    return geometric_mean(records[output, "captum"]["ratio"] for output in outputs)
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """A row for each network, output and library."""
+    header = (
+        "network",
+        "output",
+        "library",
+        "settings",
+        "gradients",
+        "within 3 %",
+        "seconds, all inputs",
+        "/ igjax",
+        "compile, s",
+        "off by",
+    )
+    rows = [
+        (
+            record["network"],
+            record["output"],
+            record["library"],
+            record["method"],
+            f"{record['nodes']:.0f}",
+            f"{record['within']:.0%}",
+            f"{record['seconds']:.3g}",
+            f"{record['ratio']:.2f}",
+            _or_dash(record["compile_seconds"], ".1f"),
+            _or_dash(record.get("off_by"), ".0e"),
+        )
+        for record in records
+    ]
+    return [Table(header, rows)]
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
