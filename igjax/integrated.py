@@ -201,7 +201,7 @@ def _transform(
             rule = rule._replace(embedded_weights=None)
     batch_size = settings.batch_size
     if batch_size is not None and batch_size != "auto":
-        what = 'batch_size (None for all nodes at once, "auto" for what fits)'
+        what = 'batch_size (None for all nodes, "auto" for what fits)'
         batch_size = check_count(what, batch_size, least=1)
     settings = settings._replace(rule=rule, batch_size=batch_size)
 

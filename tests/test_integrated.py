@@ -577,12 +577,12 @@ BAD_CALLS = {
     "no batch": (
         lambda: igjax.integrated_jacobian(jnp.sum, batch_size=0),
         ValueError,
-        "batch_size (None for all nodes at once) must be at least 1; got 0.",
+        'batch_size (None for all nodes, "auto" for what fits) must be at least 1; got 0.',
     ),
     "half a batch": (
         lambda: igjax.integrated_grad(jnp.sum, batch_size=2.5),
         TypeError,
-        "batch_size (None for all nodes at once) must be an integer; got 2.5.",
+        'batch_size (None for all nodes, "auto" for what fits) must be an integer; got 2.5.',
     ),
     "no function": (
         lambda: igjax.integrated_grad(3.0),

@@ -108,5 +108,5 @@ def test_where_it_cannot_be_known():
 
 
 def test_other_words_are_refused():
-    with pytest.raises(TypeError, match=r'batch_size \(None for all nodes at once, "auto"'):
+    with pytest.raises(TypeError, match=r'batch_size \(None for all nodes, "auto"'):
         igjax.integrated_grad(network, batch_size="large")

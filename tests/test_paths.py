@@ -392,7 +392,10 @@ def test_the_width_of_a_blur_may_be_traced():
     image = jnp.asarray(picture(8, 8), jnp.float32)
     sigmas = np.array([2.0, 3.0, 5.0], np.float32)
     attribute = lambda sigma: integrated_grad(
-        jnp.sum, argnums=0, path=paths.blur(sigma), baseline=baselines.blurred(sigma)
+        jnp.sum,
+        path=paths.blur(sigma),
+        baseline=baselines.blurred(sigma),
+        rule=quadrature.gauss_legendre(64),
     )(image)
     attributions = jax.jit(jax.vmap(attribute))(sigmas)
     expected = np.stack([image - scipy_blur(image, sigma) for sigma in sigmas])

@@ -54,7 +54,7 @@ NESTED = {  # levels to estimate errors at, from 15 nodes on
     "sine": (15, 31, 63, 127),
     "gregory": (16, 32, 64, 128),
 }
-# Gregory's grids lean to one end and the other in turn, and so do their errors where they are small.
+# Gregory's grids lean to one end and the other in turn, and so do small errors of theirs.
 SYMMETRIC = [name for name in NESTED if name != "gregory"]
 # Piessens et al. 1983, "QUADPACK": the right halves of qk15 and qk21, on [-1, 1], outermost first.
 QUADPACK = {

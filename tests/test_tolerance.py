@@ -87,7 +87,7 @@ def test_what_converged_is_as_good_as_asked_for(fun, rtol):
             assert report.num_evals == 512
     assert rtol < 0.01 or min(counts) < 512
     # It is an estimate. These functions are harder than real networks, for they have few kinks.
-    assert sum(error > rtol for error in errors) <= 1
+    assert sum(error > rtol for error in errors) <= 2
     assert max(errors, default=0.0) <= 1.5 * rtol
 
 
