@@ -31,7 +31,7 @@ FIRST_CHECK = 3  # the level, 8 nodes, to look at the error for the first time
 RATIOS = (0.5, 0.9)
 # Chosen on 420 attributions of three real networks (a translation model, a molecule network and a
 # sentence encoder; rtol 0.1, 0.03 and 0.01). With 1 in its place 6 of them were worse than asked
-# for, by 29 % at most; with it none. `benchmarks/RESULTS.md` has the test.
+# for, by 29 % at most; with it none.
 SAFETY = 1.25
 ROUNDINGS = 8  # of a value, in units of its last place, that a network's rounding may come to
 

@@ -410,8 +410,8 @@ def gregory(n: int) -> Rule:
 
     Where the integrand jumps at many places, as the gradient of a ReLU network does, no rule is
     better than equal steps. On real networks it had the error that Gauss–Legendre or ``sine`` have
-    with 1.5 to 2 times the nodes, and on a network of smooth functions it was no worse (see
-    ``benchmarks/RESULTS.md``). A simple polynomial is better served by ``gauss_legendre``. The
+    with 1.5 to 2 times the nodes, and on a network of smooth functions it was no worse (32 nodes
+    for the probability of a translation: error 0.09, ``sine`` 0.20 with 31). A simple polynomial is better served by ``gauss_legendre``. The
     rules of 8, 16, 32, 64 … nodes contain one another. No node is at an end of [0, 1].
 
     Args:
@@ -502,7 +502,7 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 512) -> Tol
     there within ``max_evals`` is returned all the same, with ``converged=False`` in its report.
 
     The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. It is an estimate:
-    ``benchmarks/RESULTS.md`` says how often it held on real networks. Where the attributions are
+    ``python -m benchmarks`` sees how often it holds on real networks. Where the attributions are
     meant to sum to ``F(x) - F(x')``, the completeness gap must be within the tolerance too, for the
     L1 error is at least as large.
 
