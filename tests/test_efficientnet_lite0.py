@@ -51,20 +51,38 @@ def test_the_dtype_of_the_weights_is_kept(params):
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(14, 14, 6), (9, 12, 4)])
-def test_depthwise_equals_a_grouped_convolution(kernel_size, stride, shape):
+def test_depthwise_and_its_gradients_equal_a_grouped_convolution(kernel_size, stride, shape):
+    def grouped(x, kernel):
+        (maps,) = jax.lax.conv_general_dilated(
+            x[None],
+            kernel[:, :, None],
+            window_strides=(stride, stride),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=shape[-1],
+            precision="highest",
+        )
+        return maps
+
+    def depthwise(x, kernel):
+        return net.depthwise(x, kernel, stride)
+
+    def second(fun):  # a gradient of the gradient, as a penalty on attributions takes
+        gradient = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(fun(x, kernel))))
+        return jax.grad(lambda x, kernel: jnp.sum(gradient(x, kernel) ** 2), (0, 1))
+
     key_x, key_kernel = jax.random.split(jax.random.key(0))
     x = jax.random.normal(key_x, shape)
     kernel = jax.random.normal(key_kernel, (kernel_size, kernel_size, shape[-1]))
-    (expected,) = jax.lax.conv_general_dilated(
-        x[None],
-        kernel[:, :, None],
-        window_strides=(stride, stride),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=shape[-1],
-        precision="highest",
-    )
-    np.testing.assert_allclose(net.depthwise(x, kernel, stride), expected, atol=1e-5)
+    value, pull_back = jax.vjp(depthwise, x, kernel)
+    expected, expected_pull_back = jax.vjp(grouped, x, kernel)
+    np.testing.assert_allclose(value, expected, atol=1e-5)
+    for mine, theirs in zip(
+        (*pull_back(jnp.sin(value)), *jax.jit(second(depthwise))(x, kernel)),
+        (*expected_pull_back(jnp.sin(expected)), *jax.jit(second(grouped))(x, kernel)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(jnp.max(jnp.abs(theirs))))
 
 
 def test_preprocess_scales_the_centre_and_to_pixels_undoes_it():
