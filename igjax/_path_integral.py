@@ -16,6 +16,7 @@ from igjax._inputs import matching, same_structure
 from igjax._precision import cast, tree_dtype
 
 Tree = Any
+_Differentiate = Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]]
 
 
 class Integrand(NamedTuple):
@@ -35,7 +36,7 @@ class Integrand(NamedTuple):
 
 def path_integrand(
     fun: Callable[[Tree], Tree],
-    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
+    differentiate: _Differentiate,
     baseline: Tree,
     x: Tree,
     *,
@@ -77,7 +78,7 @@ def path_integrand(
 
 def _after_affine(
     split: Split,
-    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
+    differentiate: _Differentiate,
     baseline: Tree,
     direction: Tree,
 ) -> Integrand:
@@ -101,7 +102,7 @@ def _after_affine(
 
 def _curved(
     fun: Callable[[Tree], Tree],
-    differentiate: Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]],
+    differentiate: _Differentiate,
     baseline: Tree,
     x: Tree,
     path: paths.Path,

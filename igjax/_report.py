@@ -76,11 +76,11 @@ def report(
       baseline_value: F(x').
       complete: whether the attributions are meant to sum to the difference of the values.
     """
-    gap = completeness_gap(x, attributions, value, baseline_value) if complete else unknown(value)
+    gap = completeness_gap(x, attributions, value, baseline_value) if complete else _unknown(value)
     return Report(value, baseline_value, gap, *account)
 
 
-def unknown(value: Tree) -> Tree:
+def _unknown(value: Tree) -> Tree:
     """NaN for each output."""
     return jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
 
@@ -89,7 +89,7 @@ def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: T
     """The sum of the attributions to ``x`` less the difference of the values, for each output."""
 
     def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
-        total = sum_over(x, part)
+        total = _sum_over(x, part)
         dtype = sum_dtype(total.dtype, value.dtype)
         return total.astype(dtype) - (value.astype(dtype) - baseline_value.astype(dtype))
 
@@ -98,7 +98,7 @@ def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: T
 
 def l1_norm(x: Tree, attributions: Tree) -> Tree:
     """The sum of the absolute values of the attributions to ``x``, for each output."""
-    return map_parts(lambda part: sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
+    return map_parts(lambda part: _sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
 
 
 def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
@@ -107,7 +107,7 @@ def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
     return error / jnp.where(error == 0.0, 1.0, norm)
 
 
-def sum_over(x: Tree, part: Tree) -> jax.Array:
+def _sum_over(x: Tree, part: Tree) -> jax.Array:
     """The sum of ``part`` over all elements of ``x``; the output's axes, in front, remain."""
 
     def leaf(part: jax.Array, x: jax.Array) -> jax.Array:

@@ -106,6 +106,8 @@ def node_sharding(sharding: Any) -> NodeSharding | None:
     """
     if sharding is None:
         return None
+    in_use = jax.sharding.get_abstract_mesh()
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh = in_use
     if isinstance(sharding, jax.sharding.NamedSharding):
         if len(sharding.spec) != 1 or not sharding.spec[0]:
             raise ValueError(
@@ -113,18 +115,15 @@ def node_sharding(sharding: Any) -> NodeSharding | None:
                 f"NamedSharding(mesh, PartitionSpec('nodes')); got {sharding}."
             )
         axes, mesh = _names(sharding.spec[0]), sharding.mesh
-        manual = set(jax.sharding.get_abstract_mesh().manual_axes)
-        return NodeSharding(None if manual.issuperset(axes) else mesh, axes)
-    axes = _names(sharding)
-    mesh = jax.sharding.get_abstract_mesh()
-    if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
-        raise ValueError(
-            f"sharding names the mesh axis {unknown[0]!r}, but the mesh in use has "
-            f"{mesh.axis_names or 'no axes'}: set one, with jax.set_mesh(mesh), or give a "
-            "NamedSharding, which has its own."
-        )
-    manual = set(mesh.manual_axes)
-    return NodeSharding(None if manual.issuperset(axes) else mesh, axes)
+    else:
+        axes = _names(sharding)
+        if unknown := [axis for axis in axes if axis not in in_use.axis_names]:
+            raise ValueError(
+                f"sharding names the mesh axis {unknown[0]!r}, but the mesh in use has "
+                f"{in_use.axis_names or 'no axes'}: set one, with jax.set_mesh(mesh), or give a "
+                "NamedSharding, which has its own."
+            )
+    return NodeSharding(None if set(axes) <= set(in_use.manual_axes) else mesh, axes)
 
 
 def _names(axes: Any) -> tuple[str, ...]:

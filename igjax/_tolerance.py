@@ -60,29 +60,17 @@ def schedule(max_evals: int, batch_size: int) -> Schedule:
     """
     last = max_evals.bit_length() - 1
     size = 2 ** (min(batch_size, 2**last).bit_length() - 1)
-    rules = [quadrature.gregory(2**level) for level in range(last + 1)]
-    order = np.empty(0)
-    for rule in rules:
-        order = np.concatenate([order, rule.nodes[~_among(rule.nodes, order)]])
-    weights = np.zeros((last + 1, order.size))
+    first, *finer = rules = [quadrature.gregory(2**level) for level in range(last + 1)]
+    nodes = np.concatenate([first.nodes, *(r.nodes[r.embedded_weights == 0.0] for r in finer)])
+    weights = np.zeros((last + 1, nodes.size))
     for row, rule in zip(weights, rules, strict=True):
-        used = np.flatnonzero(_among(order, rule.nodes))
-        row[used[np.argsort(order[used])]] = rule.weights
-    levels = [int(end).bit_length() - 1 for end in np.arange(size, order.size + 1, size)]
-    done = [size * (tile + 1) == 2**level for tile, level in enumerate(levels)]
-    complete = [
-        level if d and level >= FIRST_CHECK else -1 for level, d in zip(levels, done, strict=True)
-    ]
-    return Schedule(
-        order.reshape(-1, size),
-        np.moveaxis(weights.reshape(last + 1, -1, size), 1, 0),
-        np.array(complete, np.int32),
-    )
-
-
-def _among(nodes: Floats, others: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of ``nodes`` are among ``others``, up to rounding."""
-    return np.isin(np.round(nodes, 12), np.round(others, 12))
+        row[np.argsort(nodes[: rule.nodes.size])] = rule.weights
+    complete = np.full(nodes.size // size, -1, np.int32)
+    for level in range(FIRST_CHECK, last + 1):
+        if 2**level >= size:
+            complete[2**level // size - 1] = level
+    by_tile = np.moveaxis(weights.reshape(last + 1, -1, size), 1, 0)
+    return Schedule(nodes.reshape(-1, size), by_tile, complete)
 
 
 def integrate(

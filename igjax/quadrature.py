@@ -439,9 +439,8 @@ def gregory(n: int) -> Rule:
     if n % 2:
         return Rule(nodes, weights)
     coarse_nodes, coarse_weights = _gregory.rule(n // 2)
-    embedded = np.zeros(n)
-    embedded[np.searchsorted(nodes, coarse_nodes - 0.25 / n)] = coarse_weights
-    return Rule(nodes, weights, embedded)
+    first = int(np.argmin(np.abs(nodes[:2] - coarse_nodes[0])))
+    return Rule(nodes, weights, _every_second(coarse_weights, n, first))
 
 
 def composite(rule: Rule, panels: int) -> Rule:
