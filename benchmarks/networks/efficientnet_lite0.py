@@ -1,16 +1,14 @@
 """EfficientNet-Lite0 on photographs from ImageNet, attributed from a black image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.networks._classifier import classifier
 from benchmarks.networks._network import Network
 from examples.models import efficientnet_lite0 as model
-
-_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the 16 blocks
 
 
 def load(count: int) -> Network:
@@ -33,27 +31,11 @@ def load(count: int) -> Network:
     params = model.load()
     images = np.stack([model.preprocess(pixels) for _, pixels, _ in photos[:count]])
     black = model.preprocess(np.zeros((model.SIZE, model.SIZE, 3), np.uint8))
-    scores = jax.jit(jax.vmap(model.logits, in_axes=(None, 0)))(params, images)
-    return Network(
-        name="EfficientNet-Lite0",
-        params=params,
-        outputs={"logit": _logit, "probability": _probability},
-        xs=images,
-        baselines=np.broadcast_to(black, images.shape).copy(),
-        extras=(np.asarray(scores).argmax(1).astype(np.int32),),
-        torch_outputs=lambda: _torch_outputs(params),
-    )
+    baselines = np.broadcast_to(black, images.shape).copy()
+    return classifier("EfficientNet-Lite0", params, images, baselines, model.logits, _torch_logits)
 
 
-def _logit(params: model.Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return model.logits(params, image)[label]
-
-
-def _probability(params: model.Params, image: jax.Array, label: jax.Array) -> jax.Array:
-    return jax.nn.softmax(model.logits(params, image))[label]
-
-
-def _torch_outputs(params: model.Params) -> Mapping[str, Callable[..., Any]]:
+def _torch_logits(params: model.Params) -> Callable[[Any], Any]:
     import torch
     from torch.nn import functional
 
@@ -89,7 +71,7 @@ def _torch_outputs(params: model.Params) -> Mapping[str, Callable[..., Any]]:
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         x = relu6(convolve(images.permute(0, 3, 1, 2), stem, stride=2))
-        for (expand, depthwise, project), stride in zip(blocks, _STRIDES, strict=True):
+        for (expand, depthwise, project), stride in zip(blocks, model.STRIDES, strict=True):
             y = x if expand is None else relu6(convolve(x, expand))
             y = relu6(convolve(y, depthwise, stride, groups=y.shape[1]))
             y = convolve(y, project)
@@ -97,13 +79,7 @@ def _torch_outputs(params: model.Params) -> Mapping[str, Callable[..., Any]]:
         x = relu6(convolve(x, head))
         return functional.linear(x.mean((2, 3)), weight, bias)
 
-    def pick(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return scores.gather(1, label.long().expand(len(scores))[:, None])[:, 0]
-
-    return {
-        "logit": lambda x, label: pick(logits(x), label),
-        "probability": lambda x, label: pick(logits(x).softmax(1), label),
-    }
+    return logits
 
 
 def _oihw(kernel: NDArray[Any]) -> NDArray[Any]:

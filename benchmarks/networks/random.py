@@ -6,7 +6,7 @@ from zero, so that a single node would integrate it exactly.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.networks._classifier import classifier
 from benchmarks.networks._network import Network
 
 _CLASSES = 10
@@ -61,7 +62,7 @@ def mlp(count: int) -> Network:
     def logits(params: Sequence[Layer], x: jax.Array) -> jax.Array:
         return _mlp(params, x, jax.nn.relu)
 
-    return _classifier("MLP", params, xs, logits, _torch_mlp)
+    return classifier("MLP", params, xs, np.zeros_like(xs), logits, _torch_mlp)
 
 
 def wide_mlp(count: int) -> Network:
@@ -91,7 +92,7 @@ def cnn(count: int) -> Network:
         classifier=_layer(rng, (widths[-1], _CLASSES), gain=2.0),
     )
     xs = rng.uniform(size=(count, 64, 64, 3)).astype(np.float32)
-    return _classifier("CNN", params, xs, _cnn, _torch_cnn)
+    return classifier("CNN", params, xs, np.zeros_like(xs), _cnn, _torch_cnn)
 
 
 def transformer(count: int) -> Network:
@@ -115,43 +116,9 @@ def transformer(count: int) -> Network:
         classifier=_layer(rng, (width, _CLASSES)),
     )
     xs = rng.standard_normal((count, length, width), np.float32)
-    return _classifier("Transformer", params, xs, _transformer, _torch_transformer)
-
-
-def _classifier(
-    name: str,
-    params: Any,
-    xs: NDArray[np.float32],
-    logits: Callable[[Any, Any], Any],
-    torch_logits: Callable[[Any], Callable[[Any], Any]],
-) -> Network:
-    """A network of the scores of its predicted label, from a baseline of zeros."""
-
-    def torch_outputs() -> Mapping[str, Callable[..., Any]]:
-        scores = torch_logits(params)
-        return {
-            "logit": lambda x, label: _torch_pick(scores(x), label),
-            "probability": lambda x, label: _torch_pick(scores(x).softmax(1), label),
-        }
-
-    scores = jax.jit(jax.vmap(logits, in_axes=(None, 0)))(params, xs)
-    return Network(
-        name=name,
-        params=params,
-        outputs={
-            "logit": lambda params, x, label: logits(params, x)[label],
-            "probability": lambda params, x, label: jax.nn.softmax(logits(params, x))[label],
-        },
-        xs=xs,
-        baselines=np.zeros_like(xs),
-        extras=(np.asarray(scores).argmax(1).astype(np.int32),),
-        torch_outputs=torch_outputs,
+    return classifier(
+        "Transformer", params, xs, np.zeros_like(xs), _transformer, _torch_transformer
     )
-
-
-def _torch_pick(scores: Any, label: Any) -> Any:
-    """Of each row the score of its label; or of one label for all."""
-    return scores.gather(1, label.long().expand(len(scores))[:, None])[:, 0]
 
 
 def _dense(rng: np.random.Generator, sizes: Sequence[int], gain: float) -> tuple[Layer, ...]:

@@ -13,7 +13,6 @@ pip package `admet-ai`, which is read, not imported. `rdkit` parses the molecule
 
 import csv
 import importlib
-import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.models import torch_weights
+from examples.models import _packages, torch_weights
 
 ATOM_FEATURES = 72
 BOND_FEATURES = 14
@@ -280,18 +279,9 @@ def _checkpoint(index: int) -> Any:
 
 
 def _resources() -> pathlib.Path:
-    """The package's data, without importing it: that would bring in torch and Chemprop."""
-    spec = importlib.util.find_spec("admet_ai")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            'admet_ai is not installed: pip install "igjax[bench]"', name="admet_ai"
-        )
-    return pathlib.Path(spec.submodule_search_locations[0]) / "resources"
+    return _packages.folder("admet_ai", "bench") / "resources"
 
 
 def _chem() -> Any:
-    if importlib.util.find_spec("rdkit") is None:
-        raise ModuleNotFoundError(
-            'rdkit is not installed: pip install "igjax[bench]"', name="rdkit"
-        )
+    _packages.folder("rdkit", "bench")  # raises the error that names the extra
     return importlib.import_module("rdkit.Chem")

