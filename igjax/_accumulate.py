@@ -7,7 +7,7 @@ habits.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.custom_batching
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from igjax._convolutions import with_fast_convolutions
 from igjax._precision import sum_dtype
+from igjax._sharding import vary_like
 
 Tree = Any
 
@@ -61,74 +62,105 @@ def weighted_sum(
     return jax.lax.scan(step, total, chunks)[0]
 
 
+class Policy(NamedTuple):
+    """Which nodes to visit, and when to stop. Its decisions are constants to derivatives.
+
+    Attributes:
+      start: its state before the first tile, a pytree of arrays.
+      visit: from its state and what it is told of a tile to the tile's nodes, of shape ``(size,)``;
+        the weights of the sums, ``(rows, size)``; and whether the sums begin afresh.
+      observe: from the values at the nodes, each leaf of shape ``(size, ...)``, and what is told of
+        the tile, to arrays of the nodes' dtype that ``judge`` wants to see.
+      judge: from the sums, what ``observe`` saw, its state, and what is told of the tile, to
+        whether to stop and its next state.
+    """
+
+    start: Tree
+    visit: Callable[[Tree, Tree], tuple[jax.Array, jax.Array, jax.Array]]
+    observe: Callable[[Tree, Tree], Tree]
+    judge: Callable[[Tree, Tree, Tree, Tree], tuple[jax.Array, Tree]]
+
+
 def sum_until(
-    done: Callable[[Tree, jax.Array], tuple[jax.Array, Tree]],
     fun: Callable[[jax.Array], Tree],
-    nodes: jax.Array,
-    weights: jax.Array,
-    complete: jax.Array,
     zero: Callable[[], Tree],
-) -> tuple[Tree, jax.Array, Tree]:
-    """Computes the sums of ``weighted_sum`` tile by tile, until ``done`` says that it is enough.
+    tiles: Tree,
+    looks: jax.Array,
+    policy: Policy,
+) -> tuple[Tree, Tree]:
+    """Computes the sums of ``weighted_sum`` tile by tile, until a policy says that it is enough.
 
     The tiles that are left are skipped, unless another example of a ``vmap`` needs them; the sums
     of an example that is done do not change any more. Reverse-mode differentiation evaluates each
-    tile again, as ``weighted_sum`` does, and takes what ``done`` said for a constant.
+    tile again, as ``weighted_sum`` does.
 
     Args:
-      done: a function of the sums so far and of a number in ``complete``; it returns whether to
-        stop, and a pytree of arrays, its findings.
       fun: as for ``weighted_sum``.
-      nodes: shape ``(tiles, size)``.
-      weights: shape ``(tiles, rows, size)``.
-      complete: shape ``(tiles,)``, int32: what to tell ``done`` after each tile; where it is
-        negative, ``done`` is not asked. The last one must not be.
       zero: as for ``weighted_sum``.
+      tiles: what the policy is told of each tile: a pytree of arrays, a leading axis for the tiles.
+      looks: shape ``(tiles,)``, bool: whether to ask the policy, after a tile, to judge.
+      policy: which nodes to visit, and when to stop.
 
     Returns:
-      The sums, each leaf of shape ``(rows, *leaf.shape)``; the last number that ``done`` was told;
-      and its findings then.
+      The sums, each leaf of shape ``(rows, *leaf.shape)``, and the policy's last state.
     """
-    tile_sum = with_fast_convolutions(functools.partial(_chunk_sum, fun))
-    none = _no_sum(zero(), nodes[0], weights[0])
+
+    @with_fast_convolutions
+    def evaluate(tile: Tree, nodes: jax.Array, weights: jax.Array) -> tuple[Tree, Tree]:
+        values = jax.vmap(fun)(nodes)
+        return _contract(weights, values), policy.observe(values, tile)
+
+    def judge(sums: Tree, seen: Tree, state: Tree, tile: Tree) -> tuple[jax.Array, Tree]:
+        stop, state = policy.judge(sums, seen, state, tile)
+        # The same, but differing between devices where ``stop`` does: in a shard_map a type.
+        return jax.tree.map(lambda leaf: jnp.where(stop, leaf, leaf), (stop, state))
+
+    first = jax.tree.map(lambda leaf: leaf[0], tiles)
+    nodes, weights, _ = policy.visit(policy.start, first)
+    no_sum = _no_sum(zero(), nodes, weights)
+    shapes = jax.eval_shape(evaluate, first, nodes, weights)[1]
+    unseen = vary_like(no_sum, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+    judged = judge(no_sum, unseen, policy.start, first)
+    start = jax.tree.map(  # of the type that it will have
+        lambda start, later: jnp.where(False, later, start), (False, policy.start), judged
+    )
 
     # Outside of the branch: so that only a flag is kept for reverse mode, and not what the branch
     # closes over (all the weights of a network, once for every tile).
     @jax.checkpoint
-    def evaluate(running: jax.Array, nodes: jax.Array, weights: jax.Array) -> Tree:
-        return jax.lax.cond(running, tile_sum, lambda *_: none, nodes, weights)
+    def evaluate_if(running: jax.Array, *visited: Tree) -> tuple[Tree, Tree]:
+        return jax.lax.cond(running, evaluate, lambda *_: (no_sum, unseen), *visited)
 
-    def ask(sums: Tree, number: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
-        stop, findings = done(jax.lax.stop_gradient(sums), jnp.maximum(number, 0))
-        # The same, but differing between devices where ``stop`` does: in a shard_map a type.
-        return jax.tree.map(lambda leaf: jnp.where(stop, leaf, leaf), (stop, number, findings))
+    def step(
+        carry: tuple[Tree, tuple[jax.Array, Tree]], step: tuple[Tree, jax.Array]
+    ) -> tuple[Any, None]:
+        sums, (stopped, state) = carry
+        tile, look = step
+        nodes, weights, afresh = policy.visit(state, tile)
+        fresh, seen = evaluate_if(~_all(stopped), tile, nodes, weights)
+        sums = jax.tree.map(lambda old, new: jnp.where(afresh, new, old + new), sums, fresh)
+        keep = lambda *_: (stopped, state)
+        given = jax.lax.stop_gradient((sums, seen, state, tile))
+        carried = sums, jax.lax.cond(look, judge, keep, *given)
+        return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), carry, carried), None
 
-    def step(carry: tuple[Tree, Any], tile: Any) -> tuple[tuple[Tree, Any], None]:
-        sums, verdict = carry
-        nodes, weights, number = tile
-        stopped = verdict[0]
-        fresh = evaluate(~_all(stopped), nodes, weights)
-        sums = jax.tree.map(lambda old, new: jnp.where(stopped, old, old + new), sums, fresh)
-        asked = jax.lax.cond(number >= 0, ask, lambda *_: verdict, sums, number)
-        verdict = jax.tree.map(lambda old, new: jnp.where(stopped, old, new), verdict, asked)
-        return (sums, verdict), None
-
-    unasked = jax.tree.map(jnp.zeros_like, ask(none, complete[-1]))
-    (sums, (_, number, findings)), _ = jax.lax.scan(
-        step, (none, unasked), (nodes, weights, complete)
-    )
-    return sums, number, findings
+    (sums, (_, state)), _ = jax.lax.scan(step, (no_sum, start), (tiles, looks))
+    return sums, state
 
 
 def _chunk_sum(fun: Callable[[jax.Array], Tree], nodes: jax.Array, weights: jax.Array) -> Tree:
-    def contract(values: jax.Array) -> jax.Array:
+    return _contract(weights, jax.vmap(fun)(nodes))
+
+
+def _contract(weights: jax.Array, values: Tree) -> Tree:
+    def leaf(values: jax.Array) -> jax.Array:
         dtype = sum_dtype(values.dtype)
         # HIGHEST: accelerators would otherwise round both factors to fewer bits.
         return jnp.tensordot(
             weights.astype(dtype), values.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
         )
 
-    return jax.tree.map(contract, jax.vmap(fun)(nodes))
+    return jax.tree.map(leaf, values)
 
 
 def _no_sum(zero: Tree, nodes: jax.Array, weights: jax.Array) -> Tree:

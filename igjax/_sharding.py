@@ -76,11 +76,11 @@ def add_up(shares: Tree, sharding: NodeSharding | None) -> Tree:
     return shares if sharding is None else jax.lax.psum(shares, sharding.axes)
 
 
-def vary_like(nodes: jax.Array, tree: Tree) -> Tree:
-    """``tree``, held by every device for itself wherever ``nodes`` differ between devices."""
+def vary_like(values: Tree, tree: Tree) -> Tree:
+    """``tree``, held by every device for itself wherever ``values`` differ between devices."""
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree
-    return _plus_zero(tree, [nodes])
+    return _plus_zero(tree, jax.tree.leaves(values))
 
 
 def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:

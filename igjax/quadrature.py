@@ -494,12 +494,18 @@ class Tolerance(NamedTuple):
     max_evals: int
 
 
-def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 512) -> Tolerance:
-    """As many nodes as it takes: ``gregory(8)``, ``gregory(16)``, ``gregory(32)`` … in turn.
+def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 528) -> Tolerance:
+    """As many nodes as it takes: ``gregory(16)``, ``gregory(32)``, ``gregory(64)`` … in turn.
 
-    Each contains the one before, so that no gradient is thrown away. It ends when the estimated
+    Each contains the one before, so that no gradient is evaluated twice. It ends when the estimated
     L1 error of the attributions is at most ``atol + rtol * (their L1 norm)``. What does not get
     there within ``max_evals`` is returned all the same, with ``converged=False`` in its report.
+
+    The first 16 are also a pilot. If the integrand does not look smooth, as that of a ReLU network
+    does not, they tell where the gradient changes much, and the rules begin anew with nodes that
+    are dense there (``igjax/_placement.py``). At a given number of nodes that halved the error on
+    real networks, for a probability, which may jump from 0 to 1 within a small part of the path, it
+    did more.
 
     The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. It is an estimate:
     ``python -m benchmarks`` sees how often it holds on real networks. Where the attributions are
@@ -507,15 +513,15 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 512) -> Tol
     L1 error is at least as large.
 
     Memory does not depend on the number of nodes: ``batch_size`` of them (rounded down to a power
-    of 2; by default 16) are evaluated at once, and none but sums are kept. Under ``vmap`` every
-    example stops by itself, but the loop runs until the slowest has stopped. Derivatives are those
-    of the rule arrived at: the choice of nodes counts as a constant.
+    of 2; by default 16; with more the pilot has more) are evaluated at once, and none but sums are
+    kept. Under ``vmap`` every example stops by itself, but the loop runs until the slowest has
+    stopped. Derivatives are those of the rule arrived at: the choice of nodes counts as a constant.
 
     Args:
       rtol: relative tolerance, at least 0; a number or a scalar array.
       atol: absolute tolerance, likewise. One of the two must be above 0.
-      max_evals: the most gradients to evaluate for an example, at least 8; rounded down to a power
-        of 2.
+      max_evals: the most gradients to evaluate for an example, at least 8. Rounded down to a power
+        of 2, or where nodes are placed to the pilot and a power of 2: 528 is 16 and 512.
 
     Returns:
       A ``Tolerance``, to be passed as ``rule=`` wherever a ``Rule`` is.

@@ -4,7 +4,7 @@ The error is the relative L1 distance to the reference. Each library has the che
 do it:
 
 - igjax: the fastest of a fixed rule, `gregory(n)` of 8, 12, 16, 24 … 256 nodes, 8 or 16 of them at
-  once, and of `to_tolerance` with 8, 5 or 3 %, 16 at once. One example after the other, through one
+  once, and of `to_tolerance` with 15, 10, 7, 5 or 3 %, 16 at once. One example after the other, through one
   compiled function.
 - Captum (torch): Gauss–Legendre of 25, 50, 100 … 800 nodes; the fastest of 8, 16, 32 at once, and
   of all at once up to 100 nodes. Its number of nodes is found with the same rule in JAX, and its
@@ -50,7 +50,7 @@ NETWORKS = (*networks.REAL, "mlp", "cnn")
 _ERROR, _SHARE = 0.03, 0.95
 
 _FIXED = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_RTOLS = (0.08, 0.05, 0.03)
+_RTOLS = (0.15, 0.1, 0.07, 0.05, 0.03)
 _STEPS = ((25, 50, 100, 200, 400, 800), (25, 50, 100, 200))
 _ALL_AT_ONCE = 100  # nodes at most: with more of them Captum is slower, and runs out of memory
 _TIMED = {"efficientnet_lite0": 2}  # inputs
