@@ -42,24 +42,28 @@ def prepare(settings: Settings, track: Track) -> tuple[Network, list[reference.R
     return network, reference.references(name, network, nodes, track)
 
 
-_answers: dict[tuple[str, str, int, float], Answer] = {}  # two measures ask for the same
+_answers: dict[tuple[str, str, int, float, int], Answer] = {}  # two measures ask for the same
 
 
 def adaptive(
-    settings: Settings, network: Network, references: list[reference.Reference], output: str
+    settings: Settings,
+    network: Network,
+    references: list[reference.Reference],
+    output: str,
+    max_evals: int = 528,
 ) -> Callable[[int, float], Answer]:
     """``to_tolerance`` itself, on one output: a function of the input's index and rtol."""
 
     @functools.cache  # one program for all tolerances
     def program() -> Callable[..., Any]:
         def attribute(rtol: jax.Array, *args: Any) -> Any:
-            rule = quadrature.to_tolerance(rtol)
+            rule = quadrature.to_tolerance(rtol, max_evals=max_evals)
             return by_igjax(network.outputs[output], rule=rule, has_report=True)(*args)
 
         return jax.jit(attribute)
 
     def answer(index: int, rtol: float) -> Answer:
-        key = (settings.network, output, index, rtol)
+        key = (settings.network, output, index, rtol, max_evals)
         if key not in _answers:
             args = (network.params, *example(network, index))
             attributions, report = program()(np.float32(rtol), *args)
