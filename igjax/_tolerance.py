@@ -275,7 +275,7 @@ def integrate(
 def _start(x: Tree, integrand: Integrand, changes: tuple[int, int]) -> State:
     """Nothing found, and no node placed."""
     dtype = tree_dtype(x)
-    zero = jax.eval_shape(lambda: l1_norm(x, integrand.attributions(integrand.zero())))
+    zero = jax.eval_shape(lambda: l1_norm(x, integrand.attributions(_as_sums(integrand.zero()))))
     outputs = sum(leaf.size for leaf in jax.tree.leaves(zero))
     error = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zero)
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
@@ -294,10 +294,15 @@ def _on_route(state: State, both: Any) -> jax.Array:
 
 def _changes(x: Tree, integrand: Integrand, count: int, values: Tree) -> jax.Array:
     """By how much the attributions change between the first ``count`` nodes, for each output."""
-    steps = jax.tree.map(lambda v: jnp.diff(v[:count].astype(sum_dtype(v.dtype)), axis=0), values)
+    steps = jax.tree.map(lambda v: jnp.diff(v[:count], axis=0), _as_sums(values))
     norms = jax.vmap(lambda step: l1_norm(x, integrand.attributions(step)))(steps)
     columns = [norm.reshape(len(norm), -1) for norm in jax.tree.leaves(norms)]
     return jnp.concatenate([column.astype(tree_dtype(x)) for column in columns], axis=1)
+
+
+def _as_sums(values: Tree) -> Tree:
+    """In the precision of sums."""
+    return jax.tree.map(lambda value: value.astype(sum_dtype(value.dtype)), values)
 
 
 def _estimate(

@@ -211,6 +211,20 @@ def test_an_absolute_tolerance():
     assert attribute(kinked, x, to_tolerance(0.0, atol=50.0))[1].num_evals == 16
 
 
+@pytest.mark.parametrize("multiply_by_inputs", [True, False])
+def test_half_precision_is_looked_at_in_single(multiply_by_inputs):
+    attribute = igjax.integrated_grad(
+        lambda x: jnp.sum(jnp.tanh(x) ** 2),
+        rule=to_tolerance(),
+        multiply_by_inputs=multiply_by_inputs,
+        has_report=True,
+    )
+    attributions, report = attribute(jnp.ones(3, jnp.bfloat16))
+    assert attributions.dtype == jnp.bfloat16
+    assert report.error.dtype == jnp.float32
+    assert report.converged
+
+
 def test_a_traced_tolerance():
     x = random(40)
 
