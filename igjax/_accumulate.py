@@ -70,15 +70,17 @@ class Policy(NamedTuple):
       visit: from its state and what it is told of a tile to the tile's nodes, of shape ``(size,)``;
         the weights of the sums, ``(rows, size)``; and whether the sums begin afresh.
       observe: from the values at the nodes, each leaf of shape ``(size, ...)``, and what is told of
-        the tile, to arrays of the nodes' dtype that ``judge`` wants to see.
-      judge: from the sums, what ``observe`` saw, its state, and what is told of the tile, to
-        whether to stop and its next state.
+        the tile, to arrays that it wants to note.
+      note: from its state, what ``observe`` saw, and what is told of the tile, to its next state.
+      judge: from the sums, its state, and what is told of the tile, to whether to stop and its next
+        state.
     """
 
     start: Tree
     visit: Callable[[Tree, Tree], tuple[jax.Array, jax.Array, jax.Array]]
     observe: Callable[[Tree, Tree], Tree]
-    judge: Callable[[Tree, Tree, Tree, Tree], tuple[jax.Array, Tree]]
+    note: Callable[[Tree, Tree, Tree], Tree]
+    judge: Callable[[Tree, Tree, Tree], tuple[jax.Array, Tree]]
 
 
 def sum_until(
@@ -110,19 +112,19 @@ def sum_until(
         values = jax.vmap(fun)(nodes)
         return _contract(weights, values), policy.observe(values, tile)
 
-    def judge(sums: Tree, seen: Tree, state: Tree, tile: Tree) -> tuple[jax.Array, Tree]:
-        stop, state = policy.judge(sums, seen, state, tile)
+    def judge(sums: Tree, state: Tree, tile: Tree) -> tuple[jax.Array, Tree]:
+        stop, state = policy.judge(sums, state, tile)
         # The same, but differing between devices where ``stop`` does: in a shard_map a type.
-        return jax.tree.map(lambda leaf: jnp.where(stop, leaf, leaf), (stop, state))
+        return stop, jax.tree.map(lambda leaf: leaf + jnp.zeros_like(stop, leaf.dtype), state)
 
     first = jax.tree.map(lambda leaf: leaf[0], tiles)
     nodes, weights, _ = policy.visit(policy.start, first)
     no_sum = _no_sum(zero(), nodes, weights)
     shapes = jax.eval_shape(evaluate, first, nodes, weights)[1]
     unseen = vary_like(no_sum, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
-    judged = judge(no_sum, unseen, policy.start, first)
+    judged = judge(no_sum, policy.note(policy.start, unseen, first), first)
     start = jax.tree.map(  # of the type that it will have
-        lambda start, later: jnp.where(False, later, start), (False, policy.start), judged
+        lambda later, start: jnp.zeros_like(later) + start, judged, (False, policy.start)
     )
 
     # Outside of the branch: so that only a flag is kept for reverse mode, and not what the branch
@@ -139,8 +141,9 @@ def sum_until(
         nodes, weights, afresh = policy.visit(state, tile)
         fresh, seen = evaluate_if(~_all(stopped), tile, nodes, weights)
         sums = jax.tree.map(lambda old, new: jnp.where(afresh, new, old + new), sums, fresh)
-        keep = lambda *_: (stopped, state)
-        given = jax.lax.stop_gradient((sums, seen, state, tile))
+        noted = policy.note(state, jax.lax.stop_gradient(seen), tile)
+        keep = lambda _, state, __: (stopped, state)
+        given = jax.lax.stop_gradient((sums, noted, tile))
         carried = sums, jax.lax.cond(look, judge, keep, *given)
         return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), carry, carried), None
 

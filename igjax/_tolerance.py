@@ -227,7 +227,12 @@ def integrate(
             changes = functools.partial(_changes, x, integrand, plan.pilot.shape[1])
             return jax.lax.cond(step.number < pilot, changes, lambda _: nothing, values)
 
-        def judge(sums: Tree, seen: jax.Array, state: State, step: Step) -> tuple[jax.Array, State]:
+        def note(state: State, seen: jax.Array, step: Step) -> State:
+            here = jnp.arange(pilot, dtype=jnp.int32)[:, None, None] == step.number
+            noted = state.changes + here.astype(seen.dtype) * seen[None]
+            return state._replace(changes=noted)
+
+        def judge(sums: Tree, state: State, step: Step) -> tuple[jax.Array, State]:
             complete = _on_route(state, step.complete)
             asked, level = complete >= 0, jnp.maximum(complete, 0)
             newest, previous, first = (by_rule(sums, jnp.maximum(level - n, 0)) for n in range(3))
@@ -245,12 +250,9 @@ def integrate(
                 state,
             )
             if pilot:
-                here = jnp.arange(pilot, dtype=jnp.int32)[:, None, None] == step.number
-                changes = jnp.where(here, seen[None], state.changes)
                 parting = step.number == pilot - 1
-                density = _placement.density(changes, plan.pilot)
+                density = _placement.density(state.changes, plan.pilot)
                 state = state._replace(
-                    changes=changes,
                     placed=jnp.where(parting, ~smooth, state.placed),
                     density=jnp.where(parting, density, state.density),
                 )
@@ -262,8 +264,8 @@ def integrate(
             integrand.at,
             integrand.zero,
             Step(number, nodes, weights, complete),
-            jnp.any(complete >= 0, axis=1) | (number < pilot),
-            Policy(start, visit, observe, judge),
+            jnp.any(complete >= 0, axis=1),
+            Policy(start, visit, observe, note, judge),
         )
         return by_rule(sums, state.level), state.account
 
@@ -289,7 +291,11 @@ def _start(x: Tree, integrand: Integrand, changes: tuple[int, int]) -> State:
 
 
 def _on_route(state: State, both: Any) -> jax.Array:
-    return jnp.where(state.placed, both[1], both[0])
+    """What of ``both`` belongs to the route taken."""
+    # Not by jnp.where: on a mesh with explicit axes JAX 0.8 would have all of that sharded alike.
+    straight, placed = jnp.asarray(both[0]), jnp.asarray(both[1])
+    taken = state.placed.astype(straight.dtype)
+    return (1 - taken) * straight + taken * placed
 
 
 def _changes(x: Tree, integrand: Integrand, count: int, values: Tree) -> jax.Array:
