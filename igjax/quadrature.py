@@ -504,8 +504,8 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 528) -> Tol
     The first 16 are also a pilot. If the integrand does not look smooth, as that of a ReLU network
     does not, they tell where the gradient changes much, and the rules begin anew with nodes that
     are dense there (``igjax/_placement.py``). At a given number of nodes that halved the error on
-    real networks, for a probability, which may jump from 0 to 1 within a small part of the path, it
-    did more.
+    real networks on the whole: it did more for probabilities, which may rise from 0 to 1 within a
+    small part of the path, and little for some logits.
 
     The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. It is an estimate:
     ``python -m benchmarks`` sees how often it holds on real networks. Where the attributions are

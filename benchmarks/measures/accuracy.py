@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks import networks, rivals
 from benchmarks._timing import interleaved, medians
-from benchmarks.measures._answers import adaptive, prepare
+from benchmarks.measures._answers import MAX_EVALS, adaptive, prepare
 from benchmarks.measures._measure import (
     Claim,
     Record,
@@ -181,7 +181,7 @@ class _Candidate(NamedTuple):
 def _igjax(case: _Case) -> _Chosen:
     """The fastest of what does it; if nothing does, the finest fixed rule."""
     fixed = _fixed(case)
-    found = [fixed, _first(case, [(rtol, 528) for rtol in _RTOLS])]
+    found = [fixed, _first(case, [(rtol, MAX_EVALS) for rtol in _RTOLS])]
     found.append(_first(case, [(_NEVER, max_evals) for max_evals in _PLACED]))
     candidates = [each for each in found if each and each.within >= _SHARE] or [fixed]
     args = (case.network.params, *example(case.network, 0))
