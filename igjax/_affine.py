@@ -56,11 +56,11 @@ def split_affine(fun: Callable[[Tree], Tree], x: Tree) -> Split | None:
     affine: _SetBy = dict.fromkeys(inputs)
     other: set[Var] = set()  # those that depend on x otherwise
 
-    def enter(eqn: JaxprEqn) -> bool:
-        if not affine.keys().isdisjoint(variables(eqn.invars)) and _jaxpr.body(eqn) is not None:
-            return True
-        _classify(eqn, affine, other)
-        return False
+    def enter(eqn: JaxprEqn) -> Any:
+        body = None if affine.keys().isdisjoint(variables(eqn.invars)) else _jaxpr.body(eqn)
+        if body is None:
+            _classify(eqn, affine, other)
+        return body
 
     program = _jaxpr.read(closed, inputs, enter)
     cut = _best_cut(program, affine)

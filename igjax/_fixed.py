@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from igjax._accumulate import weighted_sum
 from igjax._path_integral import Integrand
 from igjax._precision import tree_dtype
-from igjax._report import Account, l1_norm, relative
+from igjax._report import Account, relative
 from igjax._sharding import NodeSharding, add_up, spread
 from igjax.quadrature import Rule
 
@@ -20,6 +20,7 @@ def integrate(
     integrand_at: Callable[[jax.Array], Integrand],
     rule: Rule,
     x: Tree,
+    norm: Callable[[Tree], Tree],
     batch_size: int | None,
     sharding: NodeSharding | None,
 ) -> tuple[Tree, Account]:
@@ -29,6 +30,7 @@ def integrate(
       integrand_at: from nodes to the integrand where they are: on many devices, each has its own.
       rule: a sound rule.
       x: the input.
+      norm: of attributions, for each output: errors are measured by it.
       batch_size: the number of nodes that a device evaluates at once, or None for all.
       sharding: the devices that share the nodes, or None.
     """
@@ -44,11 +46,11 @@ def integrate(
     fine, *coarse = spread(
         attributions, jnp.asarray(rule.nodes, dtype), jnp.stack(weights), sharding
     )
-    norm = l1_norm(x, fine)
+    size = norm(fine)
     if coarse:
-        change = l1_norm(x, jax.tree.map(jnp.subtract, fine, *coarse))
-        error = jax.tree.map(relative, change, norm)
+        change = norm(jax.tree.map(jnp.subtract, fine, *coarse))
+        error = jax.tree.map(relative, change, size)
     else:
-        error = jax.tree.map(lambda norm: jnp.full_like(norm, jnp.nan), norm)
+        error = jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), size)
     num_evals = jnp.asarray(rule.nodes.size, jnp.int32)
     return fine, Account(error, num_evals, jnp.asarray(True))

@@ -1,6 +1,7 @@
 """Checks of what a user passes in: inputs, baselines, points of paths. Messages name the leaf."""
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,28 @@ def check_count(name: str, count: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}; got {number}.")
     return number
+
+
+def check_index(name: str, index: Any, length: int) -> None:
+    """Raises unless ``index`` is one of an axis, as far as it is known when this is traced.
+
+    Raises:
+      TypeError: if it is not an integer.
+      ValueError: if it is out of range.
+    """
+    if isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer):
+        return
+    if isinstance(index, bool):
+        raise TypeError(f"{name} must be an integer; got {index!r}.")
+    number = check_count(name, index, least=-length)
+    if number >= length:
+        raise ValueError(f"{name} must be less than {length}; got {number}.")
+
+
+def check_function(method: str, fun: Any) -> None:
+    """Raises TypeError unless ``fun`` can be called."""
+    if not callable(fun):
+        raise TypeError(f"{method} takes a function; got {fun!r}.")
 
 
 def same_structure(tree: Tree, other: Tree) -> bool:
@@ -55,13 +78,32 @@ def as_floating(x: Tree, name: str) -> Tree:
             cure = "Attribute to the real and imaginary parts: pass them as two arrays of floats."
         elif jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == jnp.bool_:
             cure = (
-                "Between integers there is no path. If they are token ids, attribute at the "
-                "embedding: split the function after the look-up and differentiate the rest, as in "
-                "integrated_grad(score_from_embeddings)(table[ids]). If they are numbers, such as "
-                "pixels, convert them with .astype(jnp.float32)."
+                "Between integers there is no path. If they are token ids, attribute at their "
+                "embedding, of which igjax.token_integrated_grad asks the name. If they are "
+                "numbers, such as pixels, convert them with .astype(jnp.float32)."
             )
         message = f"igjax attributes to arrays of floats, but {where} has dtype {value.dtype}. "
         raise TypeError((message + cure).rstrip())
+
+    return jax.tree_util.tree_map_with_path(leaf, x)
+
+
+def as_integer(x: Tree, name: str) -> Tree:
+    """Returns ``x`` with arrays for leaves, all of them integers.
+
+    Raises:
+      TypeError: if a leaf is something else.
+    """
+
+    def leaf(path: Any, value: Any) -> jax.Array:
+        where = name + jax.tree_util.keystr(path)
+        value = _as_array(value, where)
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(
+                f"{where} must be of integers, such as token ids; it has dtype {value.dtype}. To "
+                "attribute to arrays of floats, take igjax.integrated_grad."
+            )
+        return value
 
     return jax.tree_util.tree_map_with_path(leaf, x)
 
@@ -73,6 +115,45 @@ def _as_array(value: Any, where: str) -> jax.Array:
         raise TypeError(
             f"igjax attributes to arrays of floats, but {where} is of type {type(value).__name__}."
         ) from error
+
+
+def as_function_of(
+    name: str,
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    check: Callable[[Tree, str], Tree] = as_floating,
+) -> tuple[Callable[[Tree], Any], Tree]:
+    """``fun`` as a function of the attributed argument(s) alone, and their value, checked."""
+    given = argnums if isinstance(argnums, Sequence) else (argnums,)
+    several = given is argnums
+    try:
+        numbers = [*map(operator.index, given)]
+    except TypeError:
+        raise TypeError(
+            f"{name}: argnums must be an integer or several; got {argnums!r}."
+        ) from None
+    for number in numbers:
+        if not -len(args) <= number < len(args):
+            raise ValueError(
+                f"{name}: argnums={argnums} asks for positional argument {number}, but the function"
+                f" was called with {len(args)}. Pass the attributed argument(s) by position."
+            )
+    numbers = [number % len(args) for number in numbers]
+    if len(set(numbers)) < len(numbers) or not numbers:
+        raise ValueError(
+            f"{name}: argnums must name at least one argument, each once; got {argnums!r}."
+        )
+
+    def call(x: Tree) -> Any:
+        full = list(args)
+        for number, argument in zip(numbers, x if several else (x,), strict=True):
+            full[number] = argument
+        return fun(*full, **kwargs)
+
+    values = tuple(check(args[number], f"argument {number}") for number in numbers)
+    return call, values if several else values[0]
 
 
 def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:

@@ -71,14 +71,14 @@ def needed(
     return kept[::-1]
 
 
-def read(closed: Any, inputs: Sequence[Var], enter: Callable[[JaxprEqn], bool]) -> Program:
+def read(closed: Any, inputs: Sequence[Var], enter: Callable[[JaxprEqn], Any]) -> Program:
     """Lists the equations of a function.
 
     Args:
       closed: what ``jax.make_jaxpr`` makes of the function.
       inputs: the variables to call its arguments by.
-      enter: called with each equation in order. Where it returns True, which it may where the
-        equation has a ``body``, that is read in its place.
+      enter: called with each equation in order. It returns the function that the equation calls,
+        to be read in its place, or None.
     """
     program = Program(list(inputs), [], [], {}, _open(closed))
     program.outputs.extend(_read_into(program, closed, inputs, enter))
@@ -99,8 +99,48 @@ def body(eqn: JaxprEqn) -> Any:
     return eqn.params["jaxpr"] if plain else None
 
 
+# What calls a function once, on its operands, and by what name that is among its parameters.
+_CALLS = {
+    "jit": "jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",  # what `jax.checkpoint` makes, by another name
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+
+
+def called(eqn: JaxprEqn) -> Any:
+    """The function that an equation calls once, whatever it asks for beside that; or None."""
+    return eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+
+
+def equations(closed: Any) -> list[JaxprEqn]:
+    """The equations of a function, as JAX traced it."""
+    return list(_open(closed).eqns)
+
+
+def inside(eqn: JaxprEqn) -> list[Any]:
+    """All functions that are part of an equation: bodies of loops, branches and so on."""
+    values = [v for value in eqn.params.values() for v in (value if _is_row(value) else [value])]
+    return [value for value in values if hasattr(_open(value), "eqns")]
+
+
+def applies(closed: Any, primitive: str) -> bool:
+    """Whether a function applies the primitive of that name, wherever in it."""
+    return any(
+        eqn.primitive.name == primitive or any(applies(part, primitive) for part in inside(eqn))
+        for eqn in equations(closed)
+    )
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, tuple | list)
+
+
 def _read_into(
-    program: Program, closed: Any, args: Sequence[Atom], enter: Callable[[JaxprEqn], bool]
+    program: Program, closed: Any, args: Sequence[Atom], enter: Callable[[JaxprEqn], Any]
 ) -> list[Atom]:
     """Adds the equations of ``closed``, applied to ``args``, to ``program``; returns its results.
 
@@ -108,7 +148,7 @@ def _read_into(
     """
     jaxpr = _open(closed)
     names: dict[Var, Atom] = dict(zip(jaxpr.invars, args, strict=True))
-    for var, constant in zip(jaxpr.constvars, closed.consts, strict=True):
+    for var, constant in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True):
         names[var] = name = Var(var.aval)
         program.constants[name] = constant
 
@@ -120,8 +160,9 @@ def _read_into(
             invars=named(original.invars), outvars=[Var(var.aval) for var in original.outvars]
         )
         results: Sequence[Atom] = eqn.outvars
-        if enter(eqn):
-            results = _read_into(program, body(eqn), eqn.invars, enter)
+        called = enter(eqn)
+        if called is not None:
+            results = _read_into(program, called, eqn.invars, enter)
         else:
             program.eqns.append(eqn)
         names.update(zip(original.outvars, results, strict=True))

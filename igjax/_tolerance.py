@@ -19,7 +19,7 @@ from igjax import _placement, quadrature
 from igjax._accumulate import Policy, sum_until
 from igjax._path_integral import Integrand
 from igjax._precision import sum_dtype, tree_dtype
-from igjax._report import Account, completeness_gap, l1_norm, relative
+from igjax._report import Account, completeness_gap, relative
 from igjax._schedule import schedule
 from igjax._sharding import NodeSharding, add_up, spread, vary_like
 
@@ -77,6 +77,7 @@ def integrate(
     integrand_at: Callable[[jax.Array], Integrand],
     tolerance: quadrature.Tolerance,
     x: Tree,
+    norm: Callable[[Tree], Tree],
     values: tuple[Tree, Tree] | None,
     batch_size: int | None,
     sharding: NodeSharding | None,
@@ -93,6 +94,7 @@ def integrate(
       integrand_at: from nodes to the integrand where they are: on many devices, each has its own.
       tolerance: a sound tolerance.
       x: the input.
+      norm: of attributions, for each output, an L1 norm: errors are measured by it.
       values: F(x) and F(x'), if the attributions are meant to sum to their difference. The
         completeness gap then counts too: it is a sum of errors, and so their L1 norm is no smaller.
       batch_size: the number of nodes that a device evaluates at once, or None for 16.
@@ -107,7 +109,7 @@ def integrate(
 
     def attributions(nodes: jax.Array, weights: jax.Array) -> tuple[Tree, Account]:
         integrand = integrand_at(nodes)
-        start = _start(x, integrand, (pilot, plan.pilot.shape[1] - 1))
+        start = _start(x, norm, integrand, (pilot, plan.pilot.shape[1] - 1))
 
         def by_rule(sums: Tree, level: jax.Array) -> Tree:
             row = jax.tree.map(
@@ -131,7 +133,7 @@ def integrate(
             )
             if not pilot:
                 return nothing
-            changes = functools.partial(_changes, x, integrand, plan.pilot.shape[1])
+            changes = functools.partial(_changes, x, norm, integrand, plan.pilot.shape[1])
             return jax.lax.cond(step.number < pilot, changes, lambda _: nothing, values)
 
         def note(state: State, seen: jax.Array, step: Step) -> State:
@@ -143,12 +145,15 @@ def integrate(
             complete = _on_route(state, step.complete)
             asked, level = complete >= 0, jnp.maximum(complete, 0)
             newest, previous, first = (by_rule(sums, jnp.maximum(level - n, 0)) for n in range(3))
-            error, smooth = _estimate(x, newest, previous, first, values)
-            norm = l1_norm(x, newest)
-            good = _every(jax.tree.map(lambda e, norm: e <= atol + rtol * norm, error, norm))
+            error, smooth = _estimate(norm, newest, previous, first)
+            if values is not None:
+                gap = completeness_gap(x, newest, *values)
+                error = jax.tree.map(_at_least, error, gap, *values)
+            size = norm(newest)
+            good = _every(jax.tree.map(lambda e, size: e <= atol + rtol * size, error, size))
             broken = ~_every(jax.tree.map(jnp.isfinite, error))  # more nodes can't mend a NaN
             num_evals = 2**level + jnp.where(state.placed, plan.pilot.size, 0)
-            account = Account(jax.tree.map(relative, error, norm), num_evals, good)
+            account = Account(jax.tree.map(relative, error, size), num_evals, good)
             ended = good | broken | (level == _on_route(state, last))
 
             state = jax.tree.map(
@@ -181,10 +186,12 @@ def integrate(
     )
 
 
-def _start(x: Tree, integrand: Integrand, changes: tuple[int, int]) -> State:
+def _start(
+    x: Tree, norm: Callable[[Tree], Tree], integrand: Integrand, changes: tuple[int, int]
+) -> State:
     """Nothing found, and no node placed."""
     dtype = tree_dtype(x)
-    zero = jax.eval_shape(lambda: l1_norm(x, integrand.attributions(_as_sums(integrand.zero()))))
+    zero = jax.eval_shape(lambda: norm(integrand.attributions(_as_sums(integrand.zero()))))
     outputs = sum(leaf.size for leaf in jax.tree.leaves(zero))
     error = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zero)
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
@@ -205,10 +212,12 @@ def _on_route(state: State, both: Any) -> jax.Array:
     return (1 - taken) * straight + taken * placed
 
 
-def _changes(x: Tree, integrand: Integrand, count: int, values: Tree) -> jax.Array:
+def _changes(
+    x: Tree, norm: Callable[[Tree], Tree], integrand: Integrand, count: int, values: Tree
+) -> jax.Array:
     """By how much the attributions change between the first ``count`` nodes, for each output."""
     steps = jax.tree.map(lambda v: jnp.diff(v[:count], axis=0), _as_sums(values))
-    norms = jax.vmap(lambda step: l1_norm(x, integrand.attributions(step)))(steps)
+    norms = jax.vmap(lambda step: norm(integrand.attributions(step)))(steps)
     columns = [norm.reshape(len(norm), -1) for norm in jax.tree.leaves(norms)]
     return jnp.concatenate([column.astype(tree_dtype(x)) for column in columns], axis=1)
 
@@ -219,21 +228,19 @@ def _as_sums(values: Tree) -> Tree:
 
 
 def _estimate(
-    x: Tree, last: Tree, previous: Tree, first: Tree, values: tuple[Tree, Tree] | None
+    norm: Callable[[Tree], Tree], last: Tree, previous: Tree, first: Tree
 ) -> tuple[Tree, jax.Array]:
-    """The estimated L1 error of ``last``, for each output, and whether all look smooth.
+    """The estimated error of ``last``, for each output, and whether all look smooth.
 
-    Both by the changes that led to it, the error also by the completeness gap.
+    Both by the changes that led to it.
     """
 
     def change(new: Tree, old: Tree) -> Tree:
-        return l1_norm(x, jax.tree.map(jnp.subtract, new, old))
+        return norm(jax.tree.map(jnp.subtract, new, old))
 
     changes = change(last, previous), change(previous, first)
     error = jax.tree.map(_extrapolated, *changes)
     smooth = _every(jax.tree.map(lambda last, previous: last <= SMOOTH * previous, *changes))
-    if values is not None:
-        error = jax.tree.map(_at_least, error, completeness_gap(x, last, *values), *values)
     return error, smooth
 
 

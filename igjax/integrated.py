@@ -1,21 +1,13 @@
 """Integrated gradients as function transforms: of scalar functions, and of array functions."""
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 
-from igjax import _fixed, _tolerance, baselines, paths, quadrature
-from igjax._inputs import as_floating, check_count, resolve_baseline
-from igjax._memory import fitting_batch_size
-from igjax._path_integral import Integrand, map_parts, path_integrand
-from igjax._report import report
-from igjax._sharding import laid_out_like, mesh_of, node_sharding, per_device, vary_like
+from igjax import baselines, paths, quadrature
+from igjax._transform import Settings, check_real, check_scalar, transform
 
 __all__ = ["integrated_grad", "integrated_jacobian"]
 
@@ -99,10 +91,18 @@ def integrated_grad(
     Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1; for
     other paths section 4.1 there.
     """
-    settings = _Settings(
-        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    settings = Settings(
+        baseline,
+        path,
+        rule,
+        multiply_by_inputs,
+        batch_size,
+        has_report,
+        sharding,
+        affine_prefix,
+        complete=multiply_by_inputs,
     )
-    return _transform("integrated_grad", jax.grad, _check_scalar, fun, argnums, has_aux, settings)
+    return transform("integrated_grad", jax.grad, check_scalar, fun, argnums, has_aux, settings)
 
 
 def integrated_jacobian(
@@ -156,184 +156,15 @@ def integrated_jacobian(
 
     Source: Sundararajan, Taly & Yan 2017, eq. 1, for each output.
     """
-    settings = _Settings(
-        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    settings = Settings(
+        baseline,
+        path,
+        rule,
+        multiply_by_inputs,
+        batch_size,
+        has_report,
+        sharding,
+        affine_prefix,
+        complete=multiply_by_inputs,
     )
-    return _transform(
-        "integrated_jacobian", jax.jacrev, _check_real, fun, argnums, has_aux, settings
-    )
-
-
-class _Settings(NamedTuple):
-    """The keywords of a transform."""
-
-    baseline: Tree | baselines.Baseline
-    path: paths.Path
-    rule: quadrature.Rule | quadrature.Tolerance
-    multiply_by_inputs: bool
-    batch_size: int | Literal["auto"] | None
-    has_report: bool
-    sharding: NamedSharding | str | tuple[str, ...] | None
-    affine_prefix: bool
-
-
-def _transform(
-    name: str,
-    differentiate: Callable[..., Callable[[Tree], Tree]],
-    check_output: Callable[[Tree], None],
-    fun: Callable[..., Any],
-    argnums: int | Sequence[int],
-    has_aux: bool,
-    settings: _Settings,
-) -> Callable[..., Any]:
-    """The transform called ``name``: integrates ``differentiate(fun)`` along the path."""
-    if not callable(fun):
-        raise TypeError(f"{name} takes a function; got {fun!r}.")
-    if not callable(settings.path):
-        raise TypeError(
-            "path must be a function (baseline, x, alpha) -> point, such as "
-            f"igjax.paths.straight_line; got {settings.path!r}."
-        )
-    rule = settings.rule
-    if not isinstance(rule, quadrature.Tolerance):
-        rule = quadrature.check_rule(rule)
-        if not settings.has_report:  # then nobody asks for the error
-            rule = rule._replace(embedded_weights=None)
-    batch_size = settings.batch_size
-    if batch_size is not None and batch_size != "auto":
-        what = 'batch_size (None for all nodes, "auto" for what fits)'
-        batch_size = check_count(what, batch_size, least=1)
-    settings = settings._replace(rule=rule, batch_size=batch_size)
-
-    @functools.wraps(fun)
-    def attribute(*args: Any, **kwargs: Any) -> Any:
-        call, x = _as_function_of(name, fun, argnums, args, kwargs)
-
-        def evaluate(x: Tree) -> tuple[Tree, Any]:
-            value, aux = _split_aux(call(x)) if has_aux else (call(x), None)
-            check_output(value)
-            return jax.tree.map(jnp.asarray, value), aux
-
-        with mesh_of(x):
-            return _explain(evaluate, differentiate, x, has_aux, settings)
-
-    return attribute
-
-
-def _explain(
-    evaluate: Callable[[Tree], tuple[Tree, Any]],
-    differentiate: Callable[..., Callable[[Tree], Tree]],
-    x: Tree,
-    has_aux: bool,
-    settings: _Settings,
-) -> Any:
-    """The attributions to ``x``; as asked, with the auxiliary data there and a report."""
-    x = per_device(x, lambda x: evaluate(x)[0])
-    baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
-
-    def integrand_at(nodes: jax.Array) -> Integrand:
-        return path_integrand(
-            lambda x: evaluate(x)[0],
-            differentiate,
-            *vary_like(nodes, (baseline, x)),
-            path=settings.path,
-            multiply_by_inputs=settings.multiply_by_inputs,
-            affine_prefix=settings.affine_prefix,
-        )
-
-    rule, batch_size = settings.rule, settings.batch_size
-    if batch_size == "auto":
-        fixed = None if isinstance(rule, quadrature.Tolerance) else len(rule.nodes)
-        batch_size = fitting_batch_size(integrand_at, x, fixed or _tolerance.DEFAULT_BATCH)
-    at_input = functools.cache(lambda: evaluate(x))  # where it is needed, and once
-    values = functools.cache(lambda: (at_input()[0], evaluate(baseline)[0]))
-    complete = settings.multiply_by_inputs
-    sharding = node_sharding(settings.sharding)
-    if isinstance(rule, quadrature.Tolerance):
-        precise, account = _tolerance.integrate(
-            integrand_at, rule, x, values() if complete else None, batch_size, sharding
-        )
-    else:
-        precise, account = _fixed.integrate(integrand_at, rule, x, batch_size, sharding)
-    attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, precise)
-    extras: tuple[Any, ...] = (at_input()[1],) if has_aux else ()
-    if settings.has_report:
-        extras += (report(x, precise, account, *values(), complete=complete),)
-    return (attributions, *extras) if extras else attributions
-
-
-def _as_function_of(
-    name: str,
-    fun: Callable[..., Any],
-    argnums: int | Sequence[int],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Callable[[Tree], Any], Tree]:
-    """``fun`` as a function of the attributed argument(s) alone, and their value."""
-    given = argnums if isinstance(argnums, Sequence) else (argnums,)
-    several = given is argnums
-    try:
-        numbers = [*map(operator.index, given)]
-    except TypeError:
-        raise TypeError(
-            f"{name}: argnums must be an integer or several; got {argnums!r}."
-        ) from None
-    for number in numbers:
-        if not -len(args) <= number < len(args):
-            raise ValueError(
-                f"{name}: argnums={argnums} asks for positional argument {number}, but the function"
-                f" was called with {len(args)}. Pass the attributed argument(s) by position."
-            )
-    numbers = [number % len(args) for number in numbers]
-    if len(set(numbers)) < len(numbers) or not numbers:
-        raise ValueError(
-            f"{name}: argnums must name at least one argument, each once; got {argnums!r}."
-        )
-
-    def call(x: Tree) -> Any:
-        full = list(args)
-        for number, argument in zip(numbers, x if several else (x,), strict=True):
-            full[number] = argument
-        return fun(*full, **kwargs)
-
-    values = tuple(as_floating(args[number], f"argument {number}") for number in numbers)
-    return call, values if several else values[0]
-
-
-def _split_aux(output: Any) -> tuple[Tree, Any]:
-    if not (isinstance(output, tuple) and len(output) == 2):
-        raise TypeError(
-            "with has_aux=True the function must return a pair (value, aux); got "
-            f"{jax.tree.structure(output)}."
-        )
-    return output
-
-
-def _check_scalar(value: Any) -> None:
-    is_array = jax.tree_util.all_leaves([value])
-    if not is_array or jnp.shape(value) != ():
-        got = f"shape {jnp.shape(value)}" if is_array else jax.tree.structure(value)
-        raise ValueError(
-            f"integrated_grad needs a function with a scalar output; got {got}. Pick one, as in "
-            "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs. If "
-            "the input is a batch of examples, map over them: jax.vmap(integrated_grad(f))(xs)."
-        )
-    _check_real(value)
-
-
-def _check_real(value: Any) -> None:
-    leaves = jax.tree_util.tree_flatten_with_path(value)[0]
-    if not leaves:
-        raise TypeError(f"the function must return arrays of floats; it returned {value!r}.")
-    for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", np.result_type(type(leaf)))
-        if not jnp.issubdtype(dtype, jnp.floating):
-            where = "output" + jax.tree_util.keystr(path)
-            raise TypeError(
-                f"the function's {where} must be real floating-point to have a gradient; it has "
-                f"dtype {dtype}."
-            )
-
-
-def _in_dtype_of(attribution: jax.Array, x: jax.Array) -> jax.Array:
-    return attribution.astype(x.dtype)
+    return transform("integrated_jacobian", jax.jacrev, check_real, fun, argnums, has_aux, settings)
