@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igjax import paths
+from igjax import _jaxpr, paths
 from igjax._affine import Split, split_affine
 from igjax._inputs import matching, same_structure
 from igjax._precision import cast, tree_dtype
@@ -116,9 +116,7 @@ def _curved(
     def at(alpha: jax.Array) -> Tree:
         if not multiply_by_inputs:
             return derivative(matching(path(start, end, alpha), x, "path's point"))
-        point, velocity = jax.jvp(
-            lambda alpha: path(start, end, alpha), (alpha,), (jnp.ones_like(alpha),)
-        )
+        point, velocity = _value_and_velocity(lambda alpha: path(start, end, alpha), alpha)
         return _multiply(derivative(matching(point, x, "path's point")), velocity)
 
     def zero() -> Tree:
@@ -129,6 +127,18 @@ def _curved(
         return map_parts(lambda part: jax.tree.map(leaf, part, x), x, values)
 
     return Integrand(at, zero, lambda integral: integral)
+
+
+def _value_and_velocity(line: Callable[[jax.Array], Tree], alpha: jax.Array) -> tuple[Tree, Tree]:
+    """Where ``line`` is at ``alpha``, and its derivative there."""
+    one = jnp.ones_like(alpha)
+    if not _jaxpr.applies(jax.make_jaxpr(line)(alpha), "custom_vjp_call"):
+        return jax.jvp(line, (alpha,), (one,))
+    # Such a function has a derivative in reverse mode only. That is linear in the cotangent, and
+    # its transpose the derivative in forward mode.
+    point, pull_back = jax.vjp(line, alpha)
+    (velocity,) = jax.linear_transpose(lambda point: pull_back(point)[0], point)(one)
+    return point, velocity
 
 
 def _pull_back(transpose: Callable[[Tree], tuple[Tree]], h: Tree, part: Tree) -> Tree:

@@ -1,9 +1,8 @@
 """Paths from a baseline to an input: pure functions ``(baseline, x, alpha) -> point``.
 
 A path is at the baseline for ``alpha = 0`` and at the input for ``alpha = 1``, and differentiable
-in ``alpha`` between by ``jax.jvp`` (so a ``jax.custom_vjp`` function can't be part of it).
-``baseline``, ``x`` and the point are pytrees of one structure; ``alpha`` is a scalar. To add a
-path, write a function:
+in ``alpha`` between. ``baseline``, ``x`` and the point are pytrees of one structure; ``alpha`` is
+a scalar. To add a path, write a function:
 
     def quadratic(baseline, x, alpha):
         return jax.tree.map(lambda b, x: b + alpha**2 * (x - b), baseline, x)
