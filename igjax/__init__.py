@@ -7,20 +7,38 @@ one to arrays; ``Report`` is what they tell about their answer. Their parts are 
 functions: ``igjax.baselines``, ``igjax.paths`` and ``igjax.quadrature``.
 
 Layers: ``split_at`` cuts a function in two at an intermediate that has a name, and ``names`` lists
-those.
+those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
+``layer_gradient_x_activation`` and ``grad_cam`` attribute to it, ``neuron_integrated_grad`` and
+``neuron_conductance`` to the input by a neuron of it.
 """
 
 from igjax import baselines, paths, quadrature
 from igjax._report import Report
 from igjax.integrated import integrated_grad, integrated_jacobian
+from igjax.layers import (
+    grad_cam,
+    internal_influence,
+    layer_conductance,
+    layer_gradient_x_activation,
+    layer_integrated_grad,
+    neuron_conductance,
+    neuron_integrated_grad,
+)
 from igjax.points import names, split_at
 
 __all__ = [
     "Report",
     "baselines",
+    "grad_cam",
     "integrated_grad",
     "integrated_jacobian",
+    "internal_influence",
+    "layer_conductance",
+    "layer_gradient_x_activation",
+    "layer_integrated_grad",
     "names",
+    "neuron_conductance",
+    "neuron_integrated_grad",
     "paths",
     "quadrature",
     "split_at",

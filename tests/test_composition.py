@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
@@ -38,6 +39,7 @@ READOUT = _random(4, CLASSES)
 def logits(x: jax.Array) -> jax.Array:
     """A small smooth network, in the dtype of ``x``."""
     hidden = jnp.tanh(x.reshape(-1) @ jnp.asarray(HIDDEN, x.dtype))
+    hidden = checkpoint_name(hidden, "hidden")
     return hidden @ jnp.asarray(OUTPUT, x.dtype)
 
 
@@ -58,6 +60,7 @@ def convolution(x: jax.Array, label: jax.Array) -> jax.Array:
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    maps = checkpoint_name(maps, "maps")
     return (jnp.mean(jax.nn.gelu(maps), (0, 1, 2)) @ jnp.asarray(READOUT, x.dtype))[label]
 
 
@@ -77,6 +80,16 @@ class Case(NamedTuple):
 grad = functools.partial(igjax.integrated_grad, rule=igjax.quadrature.sine(15))
 jacobian = functools.partial(igjax.integrated_jacobian, rule=igjax.quadrature.sine(15))
 tolerance = igjax.quadrature.to_tolerance(1e-3, max_evals=64)
+
+
+def layer(method: Callable[..., Any], **keywords: Any) -> Callable[..., Any]:
+    """A transform that attributes to the hidden layer, or by a neuron of it."""
+    return functools.partial(method, name="hidden", rule=igjax.quadrature.sine(15), **keywords)
+
+
+def without_baseline(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    return lambda fun, baseline=None: method(fun, name)
+
 
 CASES = {
     "integrated_grad": Case(grad),
@@ -108,6 +121,26 @@ CASES = {
             grad, path=igjax.paths.reparametrize(igjax.paths.straight_line, lambda a: a * a)
         )
     ),
+    "layer_integrated_grad": Case(layer(igjax.layer_integrated_grad)),
+    "layer_integrated_grad, report": Case(
+        layer(igjax.layer_integrated_grad, batch_size=4, has_report=True), has_report=True
+    ),
+    "layer_conductance": Case(layer(igjax.layer_conductance)),
+    "layer_conductance, to tolerance": Case(
+        functools.partial(layer(igjax.layer_conductance), rule=tolerance, has_report=True),
+        has_report=True,
+    ),
+    "internal_influence": Case(layer(igjax.internal_influence, batch_size=5)),
+    "neuron_integrated_grad": Case(layer(igjax.neuron_integrated_grad, neuron=3)),
+    "neuron_conductance": Case(layer(igjax.neuron_conductance, neuron=3)),
+    "neuron_conductance, report in chunks": Case(
+        layer(igjax.neuron_conductance, neuron=jnp.sum, has_report=True, batch_size=4),
+        has_report=True,
+    ),
+    "layer_gradient_x_activation": Case(
+        without_baseline(igjax.layer_gradient_x_activation, "hidden")
+    ),
+    "grad_cam": Case(without_baseline(igjax.grad_cam, "maps"), convolution),
     "integrated_jacobian": Case(jacobian, scaled_logits),
     "integrated_jacobian, to tolerance": Case(
         functools.partial(jacobian, rule=tolerance), scaled_logits
