@@ -9,7 +9,8 @@ functions: ``igjax.baselines``, ``igjax.paths`` and ``igjax.quadrature``.
 Layers: ``split_at`` cuts a function in two at an intermediate that has a name, and ``names`` lists
 those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
 ``layer_gradient_x_activation`` and ``grad_cam`` attribute to it, ``neuron_integrated_grad`` and
-``neuron_conductance`` to the input by a neuron of it.
+``neuron_conductance`` to the input by a neuron of it. ``token_integrated_grad`` attributes to token
+ids at their embedding.
 """
 
 from igjax import baselines, paths, quadrature
@@ -25,6 +26,7 @@ from igjax.layers import (
     neuron_integrated_grad,
 )
 from igjax.points import names, split_at
+from igjax.tokens import token_integrated_grad
 
 __all__ = [
     "Report",
@@ -42,6 +44,7 @@ __all__ = [
     "paths",
     "quadrature",
     "split_at",
+    "token_integrated_grad",
 ]
 
 __version__ = "0.1.0"
