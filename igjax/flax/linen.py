@@ -1,0 +1,169 @@
+"""Flax linen models as pure functions, whose submodules' outputs have names."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+
+from igjax.flax._model import Target, named, pick
+
+__all__ = ["function"]
+
+Tree = Any
+
+
+def function(
+    module: nn.Module,
+    *,
+    target: Target = None,
+    method: str | Callable[..., Any] | None = None,
+    rngs: jax.Array | Mapping[str, jax.Array] | None = None,
+) -> Callable[..., Any]:
+    """Returns what a module computes, as a pure function of variables and inputs.
+
+    Dropout and batch norm are in evaluation mode, whatever the module asks for. The output of every
+    submodule (of its ``__call__``) is named by its path, ``"encoder/layer_0/attention"``:
+    ``igjax.names`` lists them, and ``igjax.split_at`` and the layer methods take them. A submodule
+    that is called several times has a name with an index for each. What is inside of ``nn.scan``
+    has no output of its own.
+
+    Args:
+      module: a module, not bound to variables.
+      target: what to return of the output: an index into its last axis, such as that of a class; a
+        function of it; or None for all of it.
+      method: what to call, as for ``module.apply``.
+      rngs: keys for the random numbers that the module draws in evaluation too, as for
+        ``module.apply``: by name, or one for all.
+
+    Returns:
+      A function ``(variables, *args, **kwargs)`` with the arguments of the module. ``variables`` is
+      a dict of collections, ``{"params": …, "batch_stats": …}``, as ``module.init`` returns it: an
+      argument like the others, to be differentiated or not. Attribute to the input, which is
+      argument 1.
+
+    Raises:
+      TypeError: if ``module`` is no linen module.
+      ValueError: when called, if a collection or a key is missing, or the module would change its
+        variables.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import igjax
+      >>> from igjax.flax import linen
+      >>> model = nn.Sequential([nn.Dense(8), jnp.tanh, nn.Dense(3)])
+      >>> x = jnp.ones(4)
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> score = linen.function(model, target=2)
+      >>> igjax.integrated_grad(score, 1)(variables, x).shape
+      (4,)
+      >>> list(igjax.names(score, variables, x))
+      ['layers_0', 'layers_2']
+      >>> igjax.layer_conductance(score, "layers_0", 1)(variables, x).shape
+      (8,)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"function takes a flax.linen.Module; got {module!r}.")
+
+    keys = rngs if isinstance(rngs, jax.Array) else dict(rngs or {})
+
+    def call(variables: Tree, *args: Any, **kwargs: Any) -> Tree:
+        _check_variables(variables)
+        try:
+            with nn.intercept_methods(_Interceptor()):
+                output = module.apply(
+                    variables, *args, rngs=keys, mutable=False, method=method, **kwargs
+                )
+        except flax.errors.ModifyScopeVariableError as error:
+            raise ValueError(
+                "the model would change its variables, which a function to attribute may not: is "
+                f"it in training mode? Pass what turns that off, such as train=False. ({error})"
+            ) from error
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(
+                "the model draws random numbers, for which it has no key. If it is in training "
+                "mode, pass what turns that off, such as train=False; if not, pass the keys to "
+                f"igjax.flax.linen.function, as rngs={{name: key}}. ({error})"
+            ) from error
+        except (
+            flax.errors.ScopeCollectionNotFound,
+            flax.errors.ScopeVariableNotFoundError,
+            flax.errors.ScopeParamNotFoundError,
+        ) as error:
+            found = ", ".join(map(repr, variables))
+            raise ValueError(
+                f"the model looks for variables that were not given; given were {found}. Pass all "
+                f"collections, as model.init returned them or training left them. ({error})"
+            ) from error
+        return pick(output, target)
+
+    return call
+
+
+def _check_variables(variables: Tree) -> None:
+    if not isinstance(variables, Mapping) or not all(
+        isinstance(v, Mapping) for v in variables.values()
+    ):
+        raise TypeError(
+            'the first argument must be the variables, {"params": …}, as model.init returns them; '
+            f"got {jax.tree.structure(variables)}."
+        )
+
+
+class _Interceptor:
+    """Calls the methods of modules in evaluation mode, and names what ``__call__`` returns."""
+
+    def __init__(self) -> None:
+        self.under_way: list[tuple[str, ...]] = []  # the modules that are being called
+
+    def __call__(
+        self,
+        next_method: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        module = context.module
+        if context.method_name != "__call__":
+            return next_method(*args, **kwargs)
+        if isinstance(module, nn.Dropout):
+            return named(args[0] if args else kwargs["inputs"], module.path)
+        for kind, switch in _SWITCHES.items():
+            if isinstance(module, kind):
+                args, kwargs = _switched_on(switch, module, context.orig_method, args, kwargs)
+        if module.path in self.under_way:  # and calls the method of the class that it derives from
+            return next_method(*args, **kwargs)
+        self.under_way.append(module.path)
+        try:
+            return named(next_method(*args, **kwargs), module.path)
+        finally:
+            self.under_way.pop()
+
+
+_SWITCHES: dict[type[nn.Module], str] = {
+    nn.BatchNorm: "use_running_average",
+    nn.MultiHeadDotProductAttention: "deterministic",
+}
+
+
+def _switched_on(
+    switch: str,
+    module: nn.Module,
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of ``method`` with ``switch`` on, if it takes that."""
+    signature = inspect.signature(method)
+    if switch not in signature.parameters:
+        return args, kwargs
+    # A module takes the switch once, as an attribute or when it is called. This one is a copy that
+    # belongs to the call under way, so that nobody sees the attribute change.
+    object.__setattr__(module, switch, None)
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments[switch] = True
+    return bound.args, bound.kwargs
