@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 pytest.importorskip("rich", reason="rich is in the extra bench")
 pytest.importorskip("matplotlib", reason="matplotlib is in the extra bench")
@@ -41,7 +42,9 @@ def tiny(count, scale=1.0):
         name="Tiny",
         params=params,
         outputs={
-            "probability": lambda params, x, offset: jnp.exp(params @ x + offset.astype(x.dtype)),
+            "probability": lambda params, x, offset: jnp.exp(
+                checkpoint_name(params * x, "products").sum() + offset.astype(x.dtype)
+            ),
             "logit": lambda params, x, offset: (params @ x + offset.astype(x.dtype)) ** 2,
         },
         xs=xs,
@@ -259,6 +262,7 @@ def test_answers_by_fixed_rules_are_kept_too(cache, monkeypatch):
         "chunking",
         "scaling",
         "affine",
+        "layers",
         "tolerance",
         pytest.param("gradient", marks=pytest.mark.slow),
         pytest.param("accuracy", marks=pytest.mark.slow),

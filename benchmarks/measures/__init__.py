@@ -14,6 +14,7 @@ from benchmarks.measures import (
     chunking,
     gradient,
     import_time,
+    layers,
     overhead,
     scaling,
     tolerance,
@@ -29,6 +30,7 @@ MEASURES: Mapping[str, ModuleType] = {
         tolerance,
         accuracy,
         gradient,
+        layers,
         import_time,
     )
 }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -80,6 +81,9 @@ def load() -> Params:
 def logits(params: Params, image: jax.Array) -> jax.Array:
     """Class scores of one image.
 
+    What leaves the layers has names, by which to attribute to them: "stem", "block_0" … "block_15"
+    and "head".
+
     Args:
       params: what `load` returns, or the same tree cast to another floating dtype.
       image: (224, 224, 3), RGB scaled as (pixel - 127)/128, of the dtype of `params`.
@@ -94,9 +98,10 @@ def logits(params: Params, image: jax.Array) -> jax.Array:
       'bull mastiff'
     """
     x = jax.nn.relu6(_add_bias(_convolve(image, params.stem.kernel, 2), params.stem.bias))
-    for block, stride in zip(params.blocks, STRIDES, strict=True):
-        x = _apply_block(block, x, stride)
-    x = jax.nn.relu6(_apply_pointwise(params.head, x))
+    x = checkpoint_name(x, "stem")
+    for i, (block, stride) in enumerate(zip(params.blocks, STRIDES, strict=True)):
+        x = checkpoint_name(_apply_block(block, x, stride), f"block_{i}")
+    x = checkpoint_name(jax.nn.relu6(_apply_pointwise(params.head, x)), "head")
     return jnp.dot(jnp.mean(x, (0, 1)), params.classifier.kernel) + params.classifier.bias
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from numpy.typing import NDArray
 
 from examples.models import _packages
@@ -144,6 +145,9 @@ def embed_tokens(params: Params, ids: jax.Array | NDArray[np.int32]) -> jax.Arra
 def encode(params: Params, embedded: jax.Array, mask: jax.Array | NDArray[np.bool_]) -> jax.Array:
     """Embedding of one sentence.
 
+    What leaves the layers has names, by which to attribute to them: "embeddings", "block_0" …
+    "block_5" and "sentence".
+
     Args:
       params: what `load` returns, or the same tree cast to another floating dtype.
       embedded: (length, 384), word embeddings of the tokens, of the dtype of `params`; length is at
@@ -155,15 +159,16 @@ def encode(params: Params, embedded: jax.Array, mask: jax.Array | NDArray[np.boo
     """
     mask = jnp.asarray(mask)
     x = _normalize(params.norm, embedded + params.positions[: len(embedded)])
+    x = checkpoint_name(x, "embeddings")
     # Added to the scores, this leaves padding a weight of exactly 0.
     hidden = jnp.where(mask, 0.0, -jnp.inf).astype(x.dtype)
-    for block in params.blocks:
+    for i, block in enumerate(params.blocks):
         x = _normalize(block.attention_norm, x + _attend(block, x, hidden))
         y = _apply(block.contract, _gelu(_apply(block.expand, x)))
-        x = _normalize(block.norm, x + y)
+        x = checkpoint_name(_normalize(block.norm, x + y), f"block_{i}")
     # Pooling takes the mean, but from a sum the norm below divides the same factor out.
     total = mask.astype(x.dtype) @ x
-    return total / jnp.sqrt(jnp.sum(total**2))
+    return checkpoint_name(total / jnp.sqrt(jnp.sum(total**2)), "sentence")
 
 
 def _attend(block: Block, x: jax.Array, hidden: jax.Array) -> jax.Array:
