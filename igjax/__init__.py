@@ -11,6 +11,8 @@ those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
 ``layer_gradient_x_activation`` and ``grad_cam`` attribute to it, ``neuron_integrated_grad`` and
 ``neuron_conductance`` to the input by a neuron of it. ``token_integrated_grad`` attributes to token
 ids at their embedding.
+
+``igjax.flax``, which is not imported here, takes Flax models as they are.
 """
 
 from igjax import baselines, paths, quadrature
