@@ -439,7 +439,7 @@ BAD_CALLS = {
         lambda: igjax.integrated_grad(lambda x: 2 * x)(ones),
         ValueError,
         "integrated_grad needs a function with a scalar output; got shape (3,). Pick one, as in "
-        "lambda x, label: f(x)[label], or take integrated_jacobian, which does all outputs.",
+        "lambda x, label: f(x)[label]; of all outputs at once there is integrated_jacobian.",
     ),
     "pytree output": (
         lambda: igjax.integrated_grad(lambda x: (x[0], x[1]))(ones),
@@ -465,7 +465,8 @@ BAD_CALLS = {
         lambda: igjax.integrated_grad(lambda x, y: x[0] * 1.0, argnums=1)(ones, dictionary),
         TypeError,
         "igjax attributes to arrays of floats, but argument 1['ids'] has dtype int32. Between "
-        "integers there is no path. If they are token ids, attribute at the embedding",
+        "integers there is no path. If they are token ids, attribute at their embedding, of which "
+        "igjax.token_integrated_grad asks the name.",
     ),
     "bool argument": (
         lambda: igjax.integrated_grad(jnp.sum)(ones > 0),
@@ -490,7 +491,7 @@ BAD_CALLS = {
     "no output": (
         lambda: igjax.integrated_jacobian(lambda x: None)(ones),
         TypeError,
-        "the function must return arrays of floats; it returned None.",
+        "integrated_jacobian needs a function that returns arrays of floats; it returned None.",
     ),
     "text as baseline": (
         lambda: igjax.integrated_grad(jnp.sum, baseline="zeros")(ones),

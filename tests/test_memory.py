@@ -26,7 +26,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(choose(*args))
         return sizes[-1]
 
-    monkeypatch.setattr("igjax.integrated.fitting_batch_size", spy)
+    monkeypatch.setattr("igjax._transform.fitting_batch_size", spy)
     monkeypatch.setattr(_memory, "_MOST_ON_CPU", 10**6)
     return sizes
 
@@ -77,7 +77,7 @@ def test_a_cpu_takes_what_its_caches_hold(monkeypatch):
     sizes = []
     choose = _memory.fitting_batch_size
     monkeypatch.setattr(
-        "igjax.integrated.fitting_batch_size", lambda *a: sizes.append(choose(*a)) or sizes[-1]
+        "igjax._transform.fitting_batch_size", lambda *a: sizes.append(choose(*a)) or sizes[-1]
     )
     jax.jit(attribute())(jnp.ones(256))
     assert sizes == [16]
