@@ -151,7 +151,20 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+# Each differs from a case of the same method in what cases of other methods go through too.
+SLOW = {
+    "layer_integrated_grad, report",
+    "layer_conductance, to tolerance",
+    "internal_influence",
+    "neuron_conductance, report in chunks",
+}
+PARAMS = [
+    pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name, case in CASES.items()
+]
+
+
+@pytest.fixture(params=PARAMS)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
