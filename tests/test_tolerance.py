@@ -39,9 +39,12 @@ def reference(fun, x):
     return igjax.integrated_grad(fun, rule=gauss_legendre(4000))(x)
 
 
+def compiled(fun, rule, batch_size=None):
+    return jax.jit(igjax.integrated_grad(fun, rule=rule, batch_size=batch_size, has_report=True))
+
+
 def attribute(fun, x, rule, batch_size=None):
-    attribution = igjax.integrated_grad(fun, rule=rule, batch_size=batch_size, has_report=True)
-    return jax.jit(attribution)(x)
+    return compiled(fun, rule, batch_size)(x)
 
 
 def relative_error(attributions, truth) -> float:
@@ -52,9 +55,10 @@ def relative_error(attributions, truth) -> float:
 @pytest.mark.parametrize("fun", [smooth, kinked, steep])
 def test_what_converged_is_as_good_as_asked_for(fun, rtol):
     counts, errors = [], []
+    to_rtol = compiled(fun, to_tolerance(rtol))
     for seed in range(8):
         x = random(40, seed=seed)
-        attributions, report = attribute(fun, x, to_tolerance(rtol))
+        attributions, report = to_rtol(x)
         counts.append(int(report.num_evals))
         if report.converged:
             assert report.error <= rtol
@@ -282,8 +286,8 @@ def test_all_outputs_of_a_jacobian_meet_it():
 def test_derivatives_are_those_of_the_rule_arrived_at():
     x = random(6)
     small = lambda x: jnp.tanh(x @ HIDDEN[:6] + BIAS) @ OUTPUT
-    to = igjax.integrated_grad(small, rule=to_tolerance(1e-3), batch_size=4, has_report=True)
-    fixed = igjax.integrated_grad(small, rule=gregory(int(to(x)[1].num_evals)))
+    to = compiled(small, to_tolerance(1e-3), 4)
+    fixed = jax.jit(igjax.integrated_grad(small, rule=gregory(int(to(x)[1].num_evals))))
     loss = lambda attribution: lambda x: jnp.sum(attribution(x) ** 2)
     np.testing.assert_allclose(
         jax.grad(loss(lambda x: to(x)[0]))(x), jax.grad(loss(fixed))(x), rtol=1e-4, atol=1e-5
@@ -296,7 +300,7 @@ def test_derivatives_are_those_of_the_rule_arrived_at():
         weights = [np.asarray(w, np.float64) for w in (HIDDEN[:6], BIAS, OUTPUT)]
         fun = lambda x: jnp.tanh(x @ weights[0] + weights[1]) @ weights[2]
         attribution = igjax.integrated_grad(fun, rule=to_tolerance(1e-9), batch_size=8)
-        check_grads(attribution, (jnp.asarray(x64),), order=1, modes=["fwd", "rev"])
+        check_grads(jax.jit(attribution), (jnp.asarray(x64),), order=1, modes=["fwd", "rev"])
 
 
 def memory(max_evals: int, transform=lambda f: f) -> int:
