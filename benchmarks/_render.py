@@ -105,12 +105,16 @@ def _claims_table(found: list[Claim]) -> Table:
         return (
             claim.text,
             f"{'≥' if claim.at_least else '≤'} {claim.limit:g}",
-            "–" if claim.measured is None else f"{claim.measured:.3f}",
+            "–" if claim.measured is None else _figure(claim.measured),
             "met" if claim.met else "MISSED",
             "" if claim.met else REASONS.get(claim.text, "not explained yet"),
         )
 
     return Table(("claim", "limit", "measured", "", "reason"), [row(claim) for claim in found])
+
+
+def _figure(number: float) -> str:
+    return f"{number:.3f}" if number >= 0.001 or number == 0.0 else f"{number:.0e}"
 
 
 def _markdown_table(table: Table) -> str:
