@@ -143,7 +143,9 @@ CASES = {
     "grad_cam": Case(without_baseline(igjax.grad_cam, "maps"), convolution),
     "integrated_jacobian": Case(jacobian, scaled_logits),
     "integrated_jacobian, to tolerance": Case(
-        functools.partial(jacobian, rule=tolerance), scaled_logits
+        # Loose enough for the pilot: of nodes being placed derivatives know nothing.
+        functools.partial(jacobian, rule=tolerance._replace(rtol=1e-2)),
+        scaled_logits,
     ),
     "integrated_jacobian, report in chunks": Case(
         functools.partial(jacobian, has_report=True, batch_size=4), scaled_logits, has_report=True
