@@ -155,6 +155,7 @@ CASES = {
 
 # Each differs from a case of the same method in what cases of other methods go through too.
 SLOW = {
+    "integrated_grad, convolution to tolerance",
     "layer_integrated_grad, report",
     "layer_conductance, to tolerance",
     "internal_influence",
