@@ -109,9 +109,10 @@ def test_attributions_are_complete_at_layers(params, batch, name):
     )(image, params)
     whole, report = explain(igjax.integrated_grad)
     change = float(report.value - report.baseline_value)
-    # Node by node what flows through a layer is what the input gets.
+    # Node by node what flows through a layer is what the input gets, up to rounding: that of the
+    # path too, which decides on what side of a kink it is.
     conductances, _ = explain(igjax.layer_conductance, name)
-    np.testing.assert_allclose(conductances.sum(), whole.sum(), atol=1e-4 * abs(change))
+    np.testing.assert_allclose(conductances.sum(), whole.sum(), atol=1e-3 * abs(change))
     attributions, report = explain(igjax.layer_integrated_grad, name)
     assert attributions.shape == conductances.shape
     assert abs(report.completeness_gap) < 0.1 * abs(change)

@@ -98,7 +98,7 @@ def claims(records: list[Record]) -> list[Claim]:
             (
                 f"conductances, from the input's sum, {network}",
                 [r["conductance"]["from input"] for r in own],
-                1e-4,
+                1e-3,
             ),
         )
     ]
