@@ -84,13 +84,23 @@ def vary_like(values: Tree, tree: Tree) -> Tree:
 
 
 def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
-    """``tree``, which in a ``shard_map`` then varies over the axes that any of ``values`` does."""
-    zeros = [jnp.sum(jnp.zeros_like(value)) for value in values]
+    """``tree``, which in a ``shard_map`` then varies over the axes that any of ``values`` does.
+
+    Keys are no numbers: they neither count among ``values`` nor are changed.
+    """
+    zeros = [jnp.sum(jnp.zeros_like(value)) for value in values if _is_number(value)]
 
     def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:
         return leaf + zero.astype(leaf.dtype)
 
-    return jax.tree.map(lambda leaf: functools.reduce(add, zeros, leaf), tree)
+    def plus_zeros(leaf: jax.Array) -> jax.Array:
+        return functools.reduce(add, zeros, leaf) if _is_number(leaf) else leaf
+
+    return jax.tree.map(plus_zeros, tree)
+
+
+def _is_number(array: jax.Array) -> bool:
+    return not jnp.issubdtype(jax.typeof(array).dtype, jax.dtypes.prng_key)
 
 
 def node_sharding(sharding: Any) -> NodeSharding | None:

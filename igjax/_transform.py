@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     has_report: bool
     sharding: NamedSharding | str | tuple[str, ...] | None
     affine_prefix: bool = True
-    complete: bool = True  # whether the attributions are meant to sum to F(x) - F(x')
+    complete: bool = True  # whether, multiplied so, they are meant to sum to F(x) - F(x')
     asked: Callable[[Tree], Tree] = lambda attributions: attributions  # those that errors are of
 
 
@@ -113,6 +113,7 @@ def _explain(
         batch_size = fitting_batch_size(integrand_at, x, fixed or _tolerance.DEFAULT_BATCH)
     at_input = functools.cache(lambda: evaluate(x))  # where it is needed, and once
     values = functools.cache(lambda: (at_input()[0], evaluate(baseline)[0]))
+    complete = settings.multiply_by_inputs and settings.complete
     sharding = node_sharding(settings.sharding)
 
     def norm(attributions: Tree) -> Tree:
@@ -125,7 +126,7 @@ def _explain(
             rule,
             x,
             norm,
-            values() if settings.complete else None,
+            values() if complete else None,
             batch_size,
             sharding,
         )
@@ -134,7 +135,7 @@ def _explain(
     attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, precise)
     extras: tuple[Any, ...] = (at_input()[1],) if has_aux else ()
     if settings.has_report:
-        extras += (report(x, precise, account, *values(), complete=settings.complete),)
+        extras += (report(x, precise, account, *values(), complete=complete),)
     return (attributions, *extras) if extras else attributions
 
 

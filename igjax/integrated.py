@@ -92,15 +92,7 @@ def integrated_grad(
     other paths section 4.1 there.
     """
     settings = Settings(
-        baseline,
-        path,
-        rule,
-        multiply_by_inputs,
-        batch_size,
-        has_report,
-        sharding,
-        affine_prefix,
-        complete=multiply_by_inputs,
+        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
     )
     return transform("integrated_grad", jax.grad, check_scalar, fun, argnums, has_aux, settings)
 
@@ -157,14 +149,6 @@ def integrated_jacobian(
     Source: Sundararajan, Taly & Yan 2017, eq. 1, for each output.
     """
     settings = Settings(
-        baseline,
-        path,
-        rule,
-        multiply_by_inputs,
-        batch_size,
-        has_report,
-        sharding,
-        affine_prefix,
-        complete=multiply_by_inputs,
+        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
     )
     return transform("integrated_jacobian", jax.jacrev, check_real, fun, argnums, has_aux, settings)

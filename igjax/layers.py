@@ -94,16 +94,7 @@ def layer_integrated_grad(
     method = "layer_integrated_grad"
     check_function(method, fun)
     settings = checked(
-        Settings(
-            baseline,
-            path,
-            rule,
-            multiply_by_inputs,
-            batch_size,
-            has_report,
-            sharding,
-            complete=multiply_by_inputs,
-        )
+        Settings(baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding)
     )
 
     @functools.wraps(fun)
@@ -241,7 +232,6 @@ def layer_conductance(
         batch_size=batch_size,
         has_report=has_report,
         sharding=sharding,
-        complete=True,
     )
     return _along_the_inputs_path("layer_conductance", fun, name, argnums, settings)
 
@@ -300,7 +290,6 @@ def internal_influence(
         batch_size=batch_size,
         has_report=has_report,
         sharding=sharding,
-        complete=False,
     )
     return _along_the_inputs_path("internal_influence", fun, name, argnums, settings)
 

@@ -120,9 +120,8 @@ def split_at(
         values = [intermediate] if single else list(intermediate)
         if len(values) != len(cut):
             raise ValueError(f"{len(cut)} intermediates were split at; got {len(values)} values.")
-        alike = [*filter(_is_number, traced.arrays)]
-        fitting = map(_like_point, values, cut, wanted)
-        return traced.tail(cut, [vary_like(alike, v) if _is_number(v) else v for v in fitting])
+        fitting = [*map(_like_point, values, cut, wanted)]
+        return traced.tail(cut, vary_like(traced.arrays, fitting))
 
     return head, tail
 
@@ -253,9 +252,8 @@ def _trace(
     leaves, structure = jax.tree.flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
     arrays = [leaves[i] for i in places]
-    alike = [*filter(_is_number, [*like, *arrays])]
-    if like and alike:
-        arrays = [vary_like(alike, array) if _is_number(array) else array for array in arrays]
+    if like:
+        arrays = vary_like([*like, *arrays], arrays)
 
     def of_arrays(*arrays: Any) -> Any:
         full = list(leaves)
@@ -300,11 +298,6 @@ _ARRAYS = (jax.Array, jax.ShapeDtypeStruct)  # those of NumPy may decide about s
 
 def _arrays(tree: Tree) -> list[jax.Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-
-
-def _is_number(array: Any) -> bool:
-    """Whether zero can be added to ``array``: not to a key."""
-    return not jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _is_mutable(var: Any) -> bool:

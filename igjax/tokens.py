@@ -83,16 +83,7 @@ def token_integrated_grad(
     if not is_name(embedding):
         raise TypeError(f"embedding must be the name of one intermediate; got {embedding!r}.")
     settings = checked(
-        Settings(
-            None,
-            path,
-            rule,
-            multiply_by_inputs,
-            batch_size,
-            has_report,
-            sharding,
-            complete=multiply_by_inputs,
-        )
+        Settings(None, path, rule, multiply_by_inputs, batch_size, has_report, sharding)
     )
 
     @functools.wraps(fun)
@@ -100,8 +91,7 @@ def token_integrated_grad(
         call, ids = as_function_of(method, fun, argnums, args, kwargs, check=as_integer)
         if not isinstance(ids, jax.Array):
             raise TypeError(
-                "token_integrated_grad attributes to one array of ids; got "
-                f"{jax.tree.structure(ids)}."
+                f"{method} attributes to one array of ids; got {jax.tree.structure(ids)}."
             )
         head, tail = split_at(call, embedding)
         embedded = as_floating(head(ids), f"the embedding {embedding!r}")

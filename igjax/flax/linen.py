@@ -68,7 +68,6 @@ def function(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"function takes a flax.linen.Module; got {module!r}.")
-
     keys = rngs if isinstance(rngs, jax.Array) else dict(rngs or {})
 
     def call(variables: Tree, *args: Any, **kwargs: Any) -> Tree:

@@ -107,15 +107,11 @@ def _naming(kind: type[nnx.Module]) -> type[nnx.Module]:
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _call_of(kind) is _call_of(nnx.BatchNorm):
+        if kind.__call__ is nnx.BatchNorm.__call__:
             args = args[:1]  # the other one that it takes by position is the switch
         if issubclass(kind, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
             kwargs = {name: value for name, value in kwargs.items() if name not in _SWITCHES}
-        return named(_call_of(kind)(self, *args, **kwargs), getattr(self, _PATH))
+        return named(kind.__call__(self, *args, **kwargs), getattr(self, _PATH))
 
     meta: Any = type(kind)
     return meta(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
-
-
-def _call_of(kind: Any) -> Any:
-    return kind.__call__
