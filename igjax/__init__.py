@@ -17,6 +17,7 @@ ids at their embedding.
 
 from igjax import baselines, paths, quadrature
 from igjax._report import Report
+from igjax._version import __version__
 from igjax.integrated import integrated_grad, integrated_jacobian
 from igjax.layers import (
     grad_cam,
@@ -32,6 +33,7 @@ from igjax.tokens import token_integrated_grad
 
 __all__ = [
     "Report",
+    "__version__",
     "baselines",
     "grad_cam",
     "integrated_grad",
@@ -48,5 +50,3 @@ __all__ = [
     "split_at",
     "token_integrated_grad",
 ]
-
-__version__ = "0.1.0"

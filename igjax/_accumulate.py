@@ -18,6 +18,8 @@ from igjax._precision import sum_dtype
 from igjax._sharding import vary_like
 
 Tree = Any
+Evaluate = Callable[..., tuple[Tree, Tree]]  # of a tile, its nodes and its weights
+Carry = tuple[Tree, tuple[jax.Array, Tree]]  # sums, whether to stop, and a policy's state
 
 
 def weighted_sum(
@@ -106,6 +108,39 @@ def sum_until(
     Returns:
       The sums, each leaf of shape ``(rows, *leaf.shape)``, and the policy's last state.
     """
+    start, step = steps(
+        fun, zero, jax.tree.map(lambda leaf: leaf[0], tiles), policy, _unless_stopped
+    )
+    (sums, (_, state)), _ = jax.lax.scan(
+        lambda carry, tile: (step(carry, *tile), None), start, (tiles, looks)
+    )
+    return sums, state
+
+
+def steps(
+    fun: Callable[[jax.Array], Tree],
+    zero: Callable[[], Tree],
+    first: Tree,
+    policy: Policy,
+    evaluation: Callable[[Evaluate, Tree], Callable[..., Tree]] = lambda evaluate, _: (
+        lambda _, *visited: evaluate(*visited)
+    ),
+) -> tuple[Carry, Callable[[Carry, Tree, jax.Array], Carry]]:
+    """``sum_until``, for those who go from tile to tile themselves.
+
+    Args:
+      fun: as for ``weighted_sum``.
+      zero: as for ``weighted_sum``.
+      first: what the policy is told of the first tile.
+      policy: which nodes to visit, and when to stop.
+      evaluation: from the function that evaluates a tile, and zeros like what it returns, to one
+        that is told beforehand whether the policy has stopped; by default it evaluates every tile.
+
+    Returns:
+      What there is before the first tile: the sums, whether to stop, and the policy's state. And a
+      function of that, what the policy is told of a tile, and whether to ask it to judge after
+      that, to what there is then. When it has stopped, nothing changes any more.
+    """
 
     @with_fast_convolutions
     def evaluate(tile: Tree, nodes: jax.Array, weights: jax.Array) -> tuple[Tree, Tree]:
@@ -117,7 +152,6 @@ def sum_until(
         # The same, but differing between devices where ``stop`` does: in a shard_map a type.
         return stop, jax.tree.map(lambda leaf: leaf + jnp.zeros_like(stop, leaf.dtype), state)
 
-    first = jax.tree.map(lambda leaf: leaf[0], tiles)
     nodes, weights, _ = policy.visit(policy.start, first)
     no_sum = _no_sum(zero(), nodes, weights)
     shapes = jax.eval_shape(evaluate, first, nodes, weights)[1]
@@ -126,29 +160,32 @@ def sum_until(
     start = jax.tree.map(  # of the type that it will have
         lambda later, start: jnp.zeros_like(later) + start, judged, (False, policy.start)
     )
+    evaluated = evaluation(evaluate, (no_sum, unseen))
 
-    # Outside of the branch: so that only a flag is kept for reverse mode, and not what the branch
-    # closes over (all the weights of a network, once for every tile).
-    @jax.checkpoint
-    def evaluate_if(running: jax.Array, *visited: Tree) -> tuple[Tree, Tree]:
-        return jax.lax.cond(running, evaluate, lambda *_: (no_sum, unseen), *visited)
-
-    def step(
-        carry: tuple[Tree, tuple[jax.Array, Tree]], step: tuple[Tree, jax.Array]
-    ) -> tuple[Any, None]:
+    def step(carry: Carry, tile: Tree, look: jax.Array) -> Carry:
         sums, (stopped, state) = carry
-        tile, look = step
         nodes, weights, afresh = policy.visit(state, tile)
-        fresh, seen = evaluate_if(~_all(stopped), tile, nodes, weights)
+        fresh, seen = evaluated(stopped, tile, nodes, weights)
         sums = jax.tree.map(lambda old, new: jnp.where(afresh, new, old + new), sums, fresh)
         noted = policy.note(state, jax.lax.stop_gradient(seen), tile)
         keep = lambda _, state, __: (stopped, state)
         given = jax.lax.stop_gradient((sums, noted, tile))
         carried = sums, jax.lax.cond(look, judge, keep, *given)
-        return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), carry, carried), None
+        return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), carry, carried)
 
-    (sums, (_, state)), _ = jax.lax.scan(step, (no_sum, start), (tiles, looks))
-    return sums, state
+    return (no_sum, start), step
+
+
+def _unless_stopped(evaluate: Evaluate, nothing: Tree) -> Callable[..., Tree]:
+    """Evaluates a tile if any example of a ``vmap`` still needs it."""
+
+    # Outside of the branch: so that only a flag is kept for reverse mode, and not what the branch
+    # closes over (all the weights of a network, once for every tile).
+    @jax.checkpoint
+    def evaluate_if(running: jax.Array, *visited: Tree) -> Tree:
+        return jax.lax.cond(running, evaluate, lambda *_: nothing, *visited)
+
+    return lambda stopped, *visited: evaluate_if(~_all(stopped), *visited)
 
 
 def _chunk_sum(fun: Callable[[jax.Array], Tree], nodes: jax.Array, weights: jax.Array) -> Tree:

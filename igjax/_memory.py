@@ -56,7 +56,7 @@ def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, 
         ) from error
     analysis: Any = compiled.memory_analysis()
     needed = analysis.temp_size_in_bytes * _examples(x) / probed
-    return int(max(1, min(most, _SHARE * _free_memory(device) // max(needed, 1))))
+    return int(max(1, min(most, _SHARE * free_memory(device) // max(needed, 1))))
 
 
 def _device() -> jax.Device:
@@ -65,8 +65,8 @@ def _device() -> jax.Device:
     return default if isinstance(default, jax.Device) else jax.local_devices(backend=default)[0]
 
 
-def _free_memory(device: jax.Device) -> int:
-    """In bytes. A CPU's is that of the machine, for JAX keeps no account of it."""
+def free_memory(device: jax.Device) -> int:
+    """In bytes, of a device. A CPU's is that of the machine, for JAX keeps no account of it."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))

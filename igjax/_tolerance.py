@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from igjax import _placement, quadrature
-from igjax._accumulate import Policy, sum_until
+from igjax._accumulate import Carry, Policy, steps, sum_until
 from igjax._path_integral import Integrand
 from igjax._precision import sum_dtype, tree_dtype
 from igjax._report import Account, completeness_gap, relative
-from igjax._schedule import schedule
+from igjax._schedule import Schedule, schedule
 from igjax._sharding import NodeSharding, add_up, spread, vary_like
 
 Tree = Any
@@ -76,6 +76,40 @@ class State(NamedTuple):
     account: Account
 
 
+class Course(NamedTuple):
+    """An integration, as a row of tiles and a policy.
+
+    Attributes:
+      tiles: what the policy is told of each.
+      looks: shape ``(tiles,)``: whether there is something to judge after each.
+      policy: which nodes to visit, and when to stop.
+      result: from the sums and the policy's last state to the attributions and their account.
+    """
+
+    tiles: Step
+    looks: jax.Array
+    policy: Policy
+    result: Callable[[Tree, State], tuple[Tree, Account]]
+
+
+class Steps(NamedTuple):
+    """An integration, for those who go from tile to tile themselves.
+
+    Attributes:
+      begin: makes what there is after the pilot.
+      number: of the tile that comes then.
+      step: from what there is, and the number of a tile, to what there is after it.
+      stopped: from what there is to whether that is enough.
+      result: from what there is to the attributions and their account.
+    """
+
+    begin: Callable[[], Tree]
+    number: int
+    step: Callable[[Tree, jax.Array], Tree]
+    stopped: Callable[[Tree], jax.Array]
+    result: Callable[[Tree], tuple[Tree, Account]]
+
+
 def integrate(
     integrand_at: Callable[[jax.Array], Integrand],
     tolerance: quadrature.Tolerance,
@@ -103,92 +137,151 @@ def integrate(
       batch_size: the number of nodes that a device evaluates at once, or None for 16.
       sharding: the devices that share the nodes, or None.
     """
-    dtype = tree_dtype(x)
-    devices = 1 if sharding is None else sharding.size
-    plan = schedule(tolerance.max_evals, batch_size or DEFAULT_BATCH, devices)
-    pilot = len(plan.pilot)
-    last = plan.complete.max(axis=0)
-    atol, rtol = jnp.asarray(tolerance.atol, dtype), jnp.asarray(tolerance.rtol, dtype)
+    plan = schedule(
+        tolerance.max_evals,
+        batch_size or DEFAULT_BATCH,
+        1 if sharding is None else sharding.size,
+    )
 
     def attributions(nodes: jax.Array, weights: jax.Array) -> tuple[Tree, Account]:
         integrand = integrand_at(nodes)
-        start = _start(x, norm, integrand, (pilot, plan.pilot.shape[1] - 1))
-
-        def by_rule(sums: Tree, level: jax.Array) -> Tree:
-            row = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, level, keepdims=False), sums
-            )
-            return add_up(integrand.attributions(row), sharding)
-
-        def visit(state: State, step: Step) -> tuple[jax.Array, jax.Array, jax.Array]:
-            t, weights = _on_route(state, step.nodes), _on_route(state, step.weights)
-            alpha, stretch = _placement.place(state.density, t)
-            afresh = (state.placed | (devices > 1)) & (step.number == pilot)
-            return (
-                jnp.where(state.placed, alpha, t),
-                jnp.where(state.placed, weights * stretch[None], weights),
-                afresh,
-            )
-
-        def observe(values: Tree, step: Step) -> jax.Array:
-            nothing = vary_like(
-                values, jnp.zeros_like(start.changes, shape=start.changes.shape[1:])
-            )
-            if not pilot:
-                return nothing
-            changes = functools.partial(_changes, x, norm, integrand, plan.pilot.shape[1])
-            return jax.lax.cond(step.number < pilot, changes, lambda _: nothing, values)
-
-        def note(state: State, seen: jax.Array, step: Step) -> State:
-            here = jnp.arange(pilot, dtype=jnp.int32)[:, None, None] == step.number
-            noted = state.changes + here.astype(seen.dtype) * seen[None]
-            return state._replace(changes=noted)
-
-        def judge(sums: Tree, state: State, step: Step) -> tuple[jax.Array, State]:
-            complete = _on_route(state, step.complete)
-            asked, level = complete >= 0, jnp.maximum(complete, 0)
-            newest, previous, first = (by_rule(sums, jnp.maximum(level - n, 0)) for n in range(3))
-            changes = _change(norm, newest, previous), _change(norm, previous, first)
-            smooth = _every(jax.tree.map(lambda new, old: new <= SMOOTH * old, *changes))
-            few = (2**level <= FEW) & (state.placed | ~smooth)
-            error = jax.tree.map(functools.partial(_extrapolated, few), *changes)
-            if values is not None:
-                gap = completeness_gap(x, newest, *values)
-                error = jax.tree.map(_at_least, error, gap, *values)
-            size = norm(newest)
-            good = _every(jax.tree.map(lambda e, size: e <= atol + rtol * size, error, size))
-            broken = ~_every(jax.tree.map(jnp.isfinite, error))  # more nodes can't mend a NaN
-            num_evals = 2**level + jnp.where(state.placed, plan.pilot.size, 0)
-            account = Account(jax.tree.map(relative, error, size), num_evals, good)
-            ended = good | broken | (level == _on_route(state, last))
-
-            state = jax.tree.map(
-                lambda new, old: jnp.where(asked, new, old),
-                state._replace(level=level, account=account),
-                state,
-            )
-            if pilot:
-                parting = step.number == pilot - 1
-                density = _placement.density(state.changes, plan.pilot)
-                state = state._replace(
-                    placed=jnp.where(parting, ~smooth, state.placed),
-                    density=jnp.where(parting, density, state.density),
-                )
-            return asked & ended, state
-
-        number = jnp.arange(len(plan.nodes), dtype=jnp.int32)
-        complete = jnp.asarray(plan.complete)
+        course = _course(integrand, tolerance, x, norm, values, plan, nodes, weights, sharding)
         sums, state = sum_until(
-            integrand.at,
-            integrand.zero,
-            Step(number, nodes, weights, complete),
-            jnp.any(complete >= 0, axis=1),
-            Policy(start, visit, observe, note, judge),
+            integrand.at, integrand.zero, course.tiles, course.looks, course.policy
         )
-        return by_rule(sums, state.level), state.account
+        return course.result(sums, state)
 
+    dtype = tree_dtype(x)
     return spread(
         attributions, jnp.asarray(plan.nodes, dtype), jnp.asarray(plan.weights, dtype), sharding
+    )
+
+
+def integration_steps(
+    integrand: Integrand,
+    tolerance: quadrature.Tolerance,
+    x: Tree,
+    norm: Callable[[Tree], Tree],
+    values: tuple[Tree, Tree] | None,
+    batch_size: int | None,
+) -> Steps:
+    """What ``integrate`` does on one device, step by step."""
+    plan = schedule(tolerance.max_evals, batch_size or DEFAULT_BATCH)
+    dtype = tree_dtype(x)
+    nodes, weights = jnp.asarray(plan.nodes, dtype), jnp.asarray(plan.weights, dtype)
+    course = _course(integrand, tolerance, x, norm, values, plan, nodes, weights, None)
+    tiles = course.tiles, course.looks
+    number = len(plan.pilot)
+    later = course.policy._replace(observe=lambda *_: None, note=lambda state, *_: state)
+
+    def steps_by(policy: Policy) -> tuple[Carry, Callable[..., Carry]]:
+        first = jax.tree.map(lambda leaf: leaf[0], course.tiles)
+        return steps(integrand.at, integrand.zero, first, policy)
+
+    def begin() -> Carry:
+        start, step = steps_by(course.policy)
+        pilot = jax.tree.map(lambda leaf: leaf[:number], tiles)
+        return jax.lax.scan(lambda carry, tile: (step(carry, *tile), None), start, pilot)[0]
+
+    def step(carry: Carry, number: jax.Array) -> Carry:
+        tile = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), tiles
+        )
+        return steps_by(later)[1](carry, *tile)
+
+    return Steps(
+        begin,
+        number,
+        step,
+        lambda carry: carry[1][0],
+        lambda carry: course.result(carry[0], carry[1][1]),
+    )
+
+
+def _course(
+    integrand: Integrand,
+    tolerance: quadrature.Tolerance,
+    x: Tree,
+    norm: Callable[[Tree], Tree],
+    values: tuple[Tree, Tree] | None,
+    plan: Schedule,
+    nodes: jax.Array,
+    weights: jax.Array,
+    sharding: NodeSharding | None,
+) -> Course:
+    """How ``plan`` is gone through, with this device's part of its nodes and weights."""
+    dtype = tree_dtype(x)
+    pilot, devices = len(plan.pilot), 1 if sharding is None else sharding.size
+    last = plan.complete.max(axis=0)
+    atol, rtol = jnp.asarray(tolerance.atol, dtype), jnp.asarray(tolerance.rtol, dtype)
+    start = _start(x, norm, integrand, (pilot, plan.pilot.shape[1] - 1))
+
+    def by_rule(sums: Tree, level: jax.Array) -> Tree:
+        row = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, level, keepdims=False), sums
+        )
+        return add_up(integrand.attributions(row), sharding)
+
+    def visit(state: State, step: Step) -> tuple[jax.Array, jax.Array, jax.Array]:
+        t, weights = _on_route(state, step.nodes), _on_route(state, step.weights)
+        alpha, stretch = _placement.place(state.density, t)
+        afresh = (state.placed | (devices > 1)) & (step.number == pilot)
+        return (
+            jnp.where(state.placed, alpha, t),
+            jnp.where(state.placed, weights * stretch[None], weights),
+            afresh,
+        )
+
+    def observe(values: Tree, step: Step) -> jax.Array:
+        nothing = vary_like(values, jnp.zeros_like(start.changes, shape=start.changes.shape[1:]))
+        if not pilot:
+            return nothing
+        changes = functools.partial(_changes, x, norm, integrand, plan.pilot.shape[1])
+        return jax.lax.cond(step.number < pilot, changes, lambda _: nothing, values)
+
+    def note(state: State, seen: jax.Array, step: Step) -> State:
+        here = jnp.arange(pilot, dtype=jnp.int32)[:, None, None] == step.number
+        noted = state.changes + here.astype(seen.dtype) * seen[None]
+        return state._replace(changes=noted)
+
+    def judge(sums: Tree, state: State, step: Step) -> tuple[jax.Array, State]:
+        complete = _on_route(state, step.complete)
+        asked, level = complete >= 0, jnp.maximum(complete, 0)
+        newest, previous, first = (by_rule(sums, jnp.maximum(level - n, 0)) for n in range(3))
+        changes = _change(norm, newest, previous), _change(norm, previous, first)
+        smooth = _every(jax.tree.map(lambda new, old: new <= SMOOTH * old, *changes))
+        few = (2**level <= FEW) & (state.placed | ~smooth)
+        error = jax.tree.map(functools.partial(_extrapolated, few), *changes)
+        if values is not None:
+            gap = completeness_gap(x, newest, *values)
+            error = jax.tree.map(_at_least, error, gap, *values)
+        size = norm(newest)
+        good = _every(jax.tree.map(lambda e, size: e <= atol + rtol * size, error, size))
+        broken = ~_every(jax.tree.map(jnp.isfinite, error))  # more nodes can't mend a NaN
+        num_evals = 2**level + jnp.where(state.placed, plan.pilot.size, 0)
+        account = Account(jax.tree.map(relative, error, size), num_evals, good)
+        ended = good | broken | (level == _on_route(state, last))
+
+        state = jax.tree.map(
+            lambda new, old: jnp.where(asked, new, old),
+            state._replace(level=level, account=account),
+            state,
+        )
+        if pilot:
+            parting = step.number == pilot - 1
+            density = _placement.density(state.changes, plan.pilot)
+            state = state._replace(
+                placed=jnp.where(parting, ~smooth, state.placed),
+                density=jnp.where(parting, density, state.density),
+            )
+        return asked & ended, state
+
+    complete = jnp.asarray(plan.complete)
+    return Course(
+        Step(jnp.arange(len(plan.nodes), dtype=jnp.int32), nodes, weights, complete),
+        jnp.any(complete >= 0, axis=1),
+        Policy(start, visit, observe, note, judge),
+        lambda sums, state: (by_rule(sums, state.level), state.account),
     )
 
 

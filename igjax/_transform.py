@@ -86,6 +86,61 @@ def transform(
     return attribute
 
 
+class Task(NamedTuple):
+    """What is to be integrated for an input, and by what its attributions are judged.
+
+    Attributes:
+      x: the input.
+      baseline: like it.
+      integrand_at: from nodes to the integrand where they are: on many devices, each has its own.
+      norm: of attributions, for each output: errors are measured by it.
+      complete: whether the attributions are meant to sum to F(x) - F(x').
+    """
+
+    x: Tree
+    baseline: Tree
+    integrand_at: Callable[[jax.Array], Integrand]
+    norm: Callable[[Tree], Tree]
+    complete: bool
+
+
+def task(
+    fun: Callable[[Tree], Tree],
+    differentiate: Callable[..., Callable[[Tree], Tree]],
+    x: Tree,
+    settings: Settings,
+) -> Task:
+    """The task of attributing what ``fun`` makes of ``x``."""
+    x = per_device(x, fun)
+    baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
+
+    def integrand_at(nodes: jax.Array) -> Integrand:
+        return path_integrand(
+            fun,
+            differentiate,
+            *vary_like(nodes, (baseline, x)),
+            path=settings.path,
+            multiply_by_inputs=settings.multiply_by_inputs,
+            affine_prefix=settings.affine_prefix,
+        )
+
+    def norm(attributions: Tree) -> Tree:
+        parts = map_parts(settings.asked, x, attributions)
+        return l1_norm(settings.asked(x), parts)
+
+    complete = settings.multiply_by_inputs and settings.complete
+    return Task(x, baseline, integrand_at, norm, complete)
+
+
+def in_dtype_of(x: Tree, precise: Tree) -> Tree:
+    """Attributions in the precision of sums, in the dtypes of ``x``."""
+
+    def leaf(attribution: jax.Array, x: jax.Array) -> jax.Array:
+        return attribution.astype(x.dtype)
+
+    return map_parts(lambda part: jax.tree.map(leaf, part, x), x, precise)
+
+
 def _explain(
     evaluate: Callable[[Tree], tuple[Tree, Any]],
     differentiate: Callable[..., Callable[[Tree], Tree]],
@@ -94,32 +149,16 @@ def _explain(
     settings: Settings,
 ) -> Any:
     """The attributions to ``x``; as asked, with the auxiliary data there and a report."""
-    x = per_device(x, lambda x: evaluate(x)[0])
-    baseline = laid_out_like(resolve_baseline(settings.baseline, x), x)
-
-    def integrand_at(nodes: jax.Array) -> Integrand:
-        return path_integrand(
-            lambda x: evaluate(x)[0],
-            differentiate,
-            *vary_like(nodes, (baseline, x)),
-            path=settings.path,
-            multiply_by_inputs=settings.multiply_by_inputs,
-            affine_prefix=settings.affine_prefix,
-        )
-
+    x, baseline, integrand_at, norm, complete = task(
+        lambda x: evaluate(x)[0], differentiate, x, settings
+    )
     rule, batch_size = settings.rule, settings.batch_size
     if batch_size == "auto":
         fixed = None if isinstance(rule, quadrature.Tolerance) else len(rule.nodes)
         batch_size = fitting_batch_size(integrand_at, x, fixed or _tolerance.DEFAULT_BATCH)
     at_input = functools.cache(lambda: evaluate(x))  # where it is needed, and once
     values = functools.cache(lambda: (at_input()[0], evaluate(baseline)[0]))
-    complete = settings.multiply_by_inputs and settings.complete
     sharding = node_sharding(settings.sharding)
-
-    def norm(attributions: Tree) -> Tree:
-        parts = map_parts(settings.asked, x, attributions)
-        return l1_norm(settings.asked(x), parts)
-
     if isinstance(rule, quadrature.Tolerance):
         precise, account = _tolerance.integrate(
             integrand_at,
@@ -132,7 +171,7 @@ def _explain(
         )
     else:
         precise, account = _fixed.integrate(integrand_at, rule, x, norm, batch_size, sharding)
-    attributions = map_parts(lambda part: jax.tree.map(_in_dtype_of, part, x), x, precise)
+    attributions = in_dtype_of(x, precise)
     extras: tuple[Any, ...] = (at_input()[1],) if has_aux else ()
     if settings.has_report:
         extras += (report(x, precise, account, *values(), complete=complete),)
@@ -176,7 +215,3 @@ def check_real(method: str, value: Any) -> None:
                 f"{method}: the function's {where} must be real floating-point to have a gradient; "
                 f"it has dtype {dtype}."
             )
-
-
-def _in_dtype_of(attribution: jax.Array, x: jax.Array) -> jax.Array:
-    return attribution.astype(x.dtype)

@@ -1,0 +1,9 @@
+"""Whole datasets: attributions of many examples, on many devices, into a store, without loss.
+
+``attribute_dataset`` is what a loop over batches of ``jax.vmap(integrated_grad(fun))`` grows into.
+"""
+
+from igjax.dataset._layout import FIELDS
+from igjax.dataset._run import Summary, attribute_dataset
+
+__all__ = ["FIELDS", "Summary", "attribute_dataset"]

@@ -1,0 +1,112 @@
+"""Examples in batches: read ahead in a thread, checked, padded, stacked and put on the devices."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax.dataset._examples import Example, Refused, Shape
+
+Tree = Any
+
+AHEAD = 4  # batches read before they are asked for
+
+
+class Batch(NamedTuple):
+    """Examples of one shape, as many as a program takes.
+
+    Attributes:
+      shape: of each of them.
+      indices: shape ``(width,)``: which examples they are; -1 where a row stands for none.
+      args: the arguments of the function, each leaf of shape ``(width, ...)``.
+    """
+
+    shape: Shape
+    indices: NDArray[np.int64]
+    args: tuple[Tree, ...]
+
+    @property
+    def like(self) -> tuple[Tree, ...]:
+        """The arguments of one of them, as shapes."""
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.args)
+
+
+def batches(
+    examples: Iterator[Example | Refused], width: int, sharding: jax.sharding.Sharding
+) -> Iterator[Batch | Refused]:
+    """Batches of ``width`` examples in the order that they come, what is refused in between.
+
+    A batch that the last examples do not fill is filled up by repeating one.
+    """
+    waiting: dict[Shape, list[Example]] = {}
+    for example in examples:
+        if isinstance(example, Refused):
+            yield example
+            continue
+        same = waiting.setdefault(example.shape, [])
+        same.append(example)
+        if len(same) == width:
+            yield _stacked(waiting.pop(example.shape), width, sharding)
+    for rest in waiting.values():
+        yield _stacked(rest, width, sharding)
+
+
+def _stacked(examples: list[Example], width: int, sharding: jax.sharding.Sharding) -> Batch:
+    missing = width - len(examples)
+    indices = np.array([example.number for example in examples] + [-1] * missing, np.int64)
+    args = [example.args for example in (*examples, *[examples[0]] * missing)]
+    stacked = jax.tree.map(lambda *rows: np.stack(rows), *args)
+    return Batch(examples[0].shape, indices, jax.device_put(stacked, sharding))
+
+
+class ReadAhead(Iterator[Any]):
+    """What an iterator gives, read in a thread before it is asked for.
+
+    What the iterator raises is raised where its next item would have been.
+    """
+
+    def __init__(self, items: Iterator[Any], ahead: int = AHEAD):
+        self._items = items
+        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="igjax-read", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Any:
+        """The next item, when it is there."""
+        item, error = self._queue.get()
+        return self._given(item, error)
+
+    def ready(self) -> bool:
+        """Whether the next item can be had without waiting."""
+        return not self._queue.empty()
+
+    def close(self) -> None:
+        """Stops reading."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.01)
+            except queue.Empty:
+                continue
+
+    def _given(self, item: Any, error: BaseException | None) -> Any:
+        if error is None:
+            return item
+        self._queue.put((None, error))  # for those who ask again
+        raise error
+
+    def _read(self) -> None:
+        error: BaseException = StopIteration()
+        try:
+            for item in self._items:
+                self._queue.put((item, None))
+                if self._closed.is_set():
+                    return
+        except BaseException as raised:  # to be raised in the thread that asks
+            error = raised
+        self._queue.put((None, error))

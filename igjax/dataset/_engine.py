@@ -1,0 +1,203 @@
+"""Continuous batching: examples come in as others are done, and every program runs full.
+
+Examples need different numbers of steps. Each goes through its first one together with those that
+came with it. What is not done then waits for a place in a group of examples that go on together;
+when one is done, another takes its place. There are two groups. While one is looked at, and results
+and new examples pass between host and device, the other one runs.
+"""
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax._report import Report
+from igjax.dataset._batches import Batch, ReadAhead
+from igjax.dataset._examples import Refused, Shape
+from igjax.dataset._programs import Programs
+
+Tree = Any
+
+GROUPS = 2
+_NOBODY = -1  # the index of an example in a place that has none
+
+
+class Results(NamedTuple):
+    """Attributions of some examples. All arrays are NumPy's, and have these along the first axis.
+
+    Attributes:
+      indices: which examples they are.
+      attributions: pytrees like the input.
+      report: their reports.
+    """
+
+    indices: NDArray[np.int64]
+    attributions: Tree
+    report: Report
+
+
+class Tally:
+    """How full the programs ran: places in them, and those whose example needed the step."""
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.used = 0
+
+    def add(self, indices: NDArray[np.int64]) -> None:
+        """Counts a step of these examples."""
+        self.places += indices.size
+        self.used += int(np.count_nonzero(indices != _NOBODY))
+
+    @property
+    def utilization(self) -> float:
+        """The share of the places that had one."""
+        return self.used / self.places if self.places else 1.0
+
+
+class _Group:
+    """Examples that go on together.
+
+    Attributes:
+      indices: which example is in which place.
+      work: on them; of no use while there are none.
+      flags: on the device: what is done.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], work: Any, flags: Any):
+        self.indices, self.work, self.flags = indices, work, flags
+
+    def retire(self, programs: Programs) -> Iterator["_Promised"]:
+        """Gives up the places of what is done, for a promise of its results."""
+        done = np.asarray(self.flags) & self.busy
+        self.flags = np.zeros_like(done)  # what comes to these places is not done
+        if done.any():
+            yield _Promised(self.indices[done], np.flatnonzero(done), programs.finish(self.work))
+            self.indices = np.where(done, _NOBODY, self.indices)
+
+    @property
+    def busy(self) -> NDArray[np.bool_]:
+        """Which places have an example."""
+        return self.indices != _NOBODY
+
+
+class _Promised:
+    """Results that the device is about to have."""
+
+    def __init__(self, indices: NDArray[np.int64], rows: NDArray[np.intp], results: Any):
+        self._indices, self._rows, self._results = indices, rows, results
+        for leaf in jax.tree.leaves(results):
+            leaf.copy_to_host_async()
+
+    def results(self) -> Results:
+        """Waits for them."""
+        host = jax.tree.map(lambda leaf: np.asarray(leaf)[self._rows], self._results)
+        return Results(self._indices, *host)
+
+
+class _Lane:
+    """What goes on with the examples of one shape."""
+
+    def __init__(self, programs: Programs, devices: int, tally: Tally):
+        self.begun: collections.deque[_Group] = collections.deque()
+        self._groups = [self._empty(programs.width) for _ in range(GROUPS)]
+        self._programs, self._devices, self._tally = programs, devices, tally
+
+    @staticmethod
+    def _empty(width: int) -> _Group:
+        return _Group(np.full(width, _NOBODY), None, np.zeros(width, bool))
+
+    def begin(self, batch: Batch) -> None:
+        """Takes the first step of new examples."""
+        self._tally.add(batch.indices)
+        self.begun.append(_Group(batch.indices, *self._programs.begin(batch.args)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.begun and not any(group.busy.any() for group in self._groups)
+
+    @property
+    def supplied(self) -> bool:
+        """Whether there are examples for all places that get free soon."""
+        return len(self.begun) >= GROUPS
+
+    def turn(self, *, ended: bool) -> Iterator[_Promised]:
+        """One step of each group; what is done is given back.
+
+        A group that is not full waits for more examples, unless there are none: the last ones have
+        come, or those that have are on other devices.
+        """
+        for group in self._groups:
+            yield from group.retire(self._programs)
+            yield from self._fill(group)
+            if group.busy.all() or (group.busy.any() and (ended or self.supplied)):
+                self._tally.add(group.indices)
+                group.work, group.flags = self._programs.step(group.work)
+
+    def _fill(self, group: _Group) -> Iterator[_Promised]:
+        """Gives the free places of ``group`` to what waits for one."""
+        while self.begun and not group.busy.all():
+            begun = self.begun[0]
+            yield from begun.retire(self._programs)
+            if not begun.busy.any():
+                self.begun.popleft()
+            elif not group.busy.any():
+                group.indices, group.work = begun.indices, begun.work
+                self.begun.popleft()
+            elif not self._move(begun, group):
+                return  # what is left is on other devices
+
+    def _move(self, begun: _Group, group: _Group) -> bool:
+        """Moves examples to free places on the same device. Returns whether there were any."""
+        rows, taken = np.zeros(group.indices.shape, np.int32), np.zeros(group.indices.shape, bool)
+        per_device = group.indices.size // self._devices
+        for first in range(0, group.indices.size, per_device):
+            own = slice(first, first + per_device)
+            free, there = np.flatnonzero(~group.busy[own]), np.flatnonzero(begun.busy[own])
+            for place, row in zip(free, there, strict=False):
+                group.indices[first + place] = begun.indices[first + row]
+                begun.indices[first + row] = _NOBODY
+                rows[first + place], taken[first + place] = row, True
+        if taken.any():
+            group.work = self._programs.admit(group.work, begun.work, rows, taken)
+        return bool(taken.any())
+
+
+def attributed(
+    reader: ReadAhead,
+    programs_of: Callable[[Batch], Programs],
+    devices: int,
+    tally: Tally,
+) -> Iterator[Results | Refused]:
+    """The results of all examples, as they come, and the examples that are refused.
+
+    Args:
+      reader: of batches and of what is refused.
+      programs_of: from a batch to the programs for it.
+      devices: how many devices have examples of their own.
+      tally: where to count how full the programs run.
+    """
+    lanes: dict[Shape, _Lane] = {}
+    ended = waiting = False
+    while not (ended and all(lane.idle for lane in lanes.values())):
+        while not ended and not any(lane.supplied for lane in lanes.values()):
+            if not (reader.ready() or waiting or all(lane.idle for lane in lanes.values())):
+                break
+            item = next(reader, None)
+            if isinstance(item, Batch):
+                if item.shape not in lanes:
+                    lanes[item.shape] = _Lane(programs_of(item), devices, tally)
+                lanes[item.shape].begin(item)
+                waiting = False
+            elif isinstance(item, Refused):
+                yield item
+            else:
+                ended = True
+        before = tally.places
+        promised = [p for lane in lanes.values() for p in lane.turn(ended=ended)]
+        waiting = tally.places == before and not promised  # until there is more to do
+        for promise in promised:
+            yield promise.results()

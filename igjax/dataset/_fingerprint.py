@@ -1,0 +1,87 @@
+"""Fingerprints of functions and data: whether a run goes on with what it began with."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igjax import _jaxpr
+from igjax.dataset._examples import Source
+
+Tree = Any
+
+_HASHED_WHOLE = 2**31  # bytes: of data that are larger, and not in memory, a sample is looked at
+_SAMPLE = 64  # examples
+
+
+def of_function(fun: Callable[..., Any], *args: Tree) -> str:
+    """Of what ``fun`` computes from arguments like these: its equations and its constants."""
+    closed = jax.make_jaxpr(fun)(*args)
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(re.sub(r"0x[0-9a-f]+", "", str(closed)).encode())  # addresses change
+    for constant in _constants(closed):
+        value = jax.random.key_data(constant) if _is_key(constant) else jnp.asarray(constant)
+        digest.update(f"{constant.dtype}{constant.shape}".encode())
+        digest.update(np.asarray(_checksum(value)).tobytes())
+    return digest.hexdigest()
+
+
+def of_data(source: Source) -> str:
+    """Of the examples: of all if they are in memory, of some, evenly spread, if not.
+
+    Of a stream it is the first one.
+    """
+    digest = hashlib.blake2b(f"{source.length}".encode(), digest_size=16)
+    for example in _looked_at(source):
+        leaves = [] if isinstance(example, Exception) else jax.tree.leaves(example)
+        for leaf in map(np.ascontiguousarray, leaves):
+            digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+            digest.update(leaf.tobytes())
+        digest.update(b"next")
+    return digest.hexdigest()
+
+
+def _looked_at(source: Source) -> Iterator[Any]:
+    if source.length is None:
+        return iter([source.first])
+    whole = source.nbytes is not None and source.nbytes <= _HASHED_WHOLE
+    step = 1 if whole else max(1, source.length // _SAMPLE)
+    return (example for _, example in source.read(lambda index: index % step == 0))
+
+
+def _constants(closed: Any) -> Iterator[Any]:
+    """What a function closes over, and the functions that it calls."""
+    yield from getattr(closed, "consts", ())
+    for eqn in _jaxpr.equations(closed):
+        for part in _jaxpr.inside(eqn):
+            yield from _constants(part)
+
+
+def _is_key(constant: Any) -> bool:
+    return jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+
+
+@functools.partial(jax.jit)
+def _checksum(array: jax.Array) -> jax.Array:
+    """Two numbers that change with any bit of an array, wherever in it.
+
+    Computed where the array is, and the same however it is spread over devices, since sums of
+    integers don't depend on their order.
+    """
+    width = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.stack([array.real, array.imag])
+    bits = jax.lax.bitcast_convert_type(array, width).astype(jnp.uint32).ravel()
+    place = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(0x9E3779B9) + jnp.uint32(0x85EBCA6B)
+    mixed = (bits ^ place) * (place | jnp.uint32(1))
+    mixed = (mixed ^ (mixed >> jnp.uint32(15))) * jnp.uint32(0xC2B2AE35)
+    return jnp.stack(
+        [jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed >> jnp.uint32(7), dtype=jnp.uint32)]
+    )

@@ -1,0 +1,175 @@
+"""What runs on the devices: an attribution step by step, for many examples side by side.
+
+All arrays have an axis in front for the examples, spread over the devices. Nothing passes between
+devices: each keeps the examples that it was given.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from igjax._memory import free_memory
+from igjax._report import Report
+from igjax._stepwise import Stepwise, Work
+
+Tree = Any
+
+
+class Compiler:
+    """Compiles functions of many examples for the devices of a mesh.
+
+    What the functions close over, a network's parameters say, becomes an argument: it is in memory
+    once for all programs, and stays sharded as it is. JAX would make it part of each program.
+
+    Args:
+      mesh: the devices. Examples are spread over its first axis.
+    """
+
+    def __init__(self, mesh: Mesh):
+        axis = mesh.axis_names[0]
+        self.devices = mesh.shape[axis]  # those that have examples of their own
+        self.examples = NamedSharding(mesh, PartitionSpec(axis))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._placed: dict[int, tuple[Any, jax.Array]] = {}
+
+    def compile(
+        self, fun: Callable[..., Tree], one: tuple[Tree, ...], width: int, *, donate: bool = False
+    ) -> Any:
+        """Compiles ``fun`` for ``width`` examples.
+
+        Args:
+          fun: a function of pytrees whose arrays have the examples along their first axis.
+          one: what its arguments are for one of them.
+          width: how many there are.
+          donate: whether the first argument's memory may be used for the result.
+        """
+
+        def many(leaf: Any) -> jax.ShapeDtypeStruct:
+            shape = (width, *np.shape(leaf))
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=self.examples)
+
+        args = jax.tree.map(many, one)
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+        constants = [self._place(constant) for constant in closed.consts]
+
+        def run(constants: list[jax.Array], *args: Tree) -> Tree:
+            leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
+            return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+        program = jax.jit(run, donate_argnums=(1,) if donate else (), out_shardings=self.examples)
+        return _Program(program.lower(constants, *args).compile(), constants)
+
+    def free_memory(self) -> int:
+        """Of one of the devices, in bytes."""
+        return free_memory(self.examples.mesh.devices.flat[0])
+
+    def _place(self, constant: Any) -> jax.Array:
+        """``constant`` on the devices; where it is on all of them already, as it is."""
+        if id(constant) not in self._placed:
+            sharding = getattr(constant, "sharding", None)
+            here = sharding and sharding.device_set == self._everywhere.device_set
+            placed = constant if here else jax.device_put(constant, self._everywhere)
+            self._placed[id(constant)] = constant, placed  # the first, so that its id stays taken
+        return self._placed[id(constant)][1]
+
+
+class _Program:
+    def __init__(self, compiled: Any, constants: list[jax.Array]):
+        self.compiled, self._constants = compiled, constants
+
+    def __call__(self, *args: Tree) -> Tree:
+        return self.compiled(self._constants, *args)
+
+
+class Programs:
+    """What is done with examples of one shape, ``width`` at a time.
+
+    Args:
+      parts: of the attribution.
+      args: the arguments of one example, arrays or their shapes.
+      width: how many examples there are side by side, on all devices together.
+      compiler: for the devices.
+    """
+
+    def __init__(self, parts: Stepwise, args: tuple[Tree, ...], width: int, compiler: Compiler):
+        self.width = width
+        self._compiler = compiler
+        self._work = jax.eval_shape(parts.begin, *args)
+        begin, step = _flagged(parts.begin, parts.done), _flagged(parts.step, parts.done)
+        self._begin = compiler.compile(jax.vmap(begin), args, width)
+        self._finish = compiler.compile(jax.vmap(parts.finish), (self._work,), width)
+        self._step_of = jax.vmap(step)
+        self._later: tuple[_Program, _Program] | None = None
+
+    @property
+    def memory(self) -> int:
+        """What the first step needs on each device, in bytes."""
+        needed = self._begin.compiled.memory_analysis()
+        return int(needed.temp_size_in_bytes + needed.output_size_in_bytes)
+
+    def put(self, args: tuple[Tree, ...]) -> tuple[Tree, ...]:
+        """The arguments of ``width`` examples, on the devices."""
+        return jax.device_put(args, self._compiler.examples)
+
+    def begin(self, args: tuple[Tree, ...]) -> tuple[Work, jax.Array]:
+        """The work on new examples, after its first step, and flags of what is done."""
+        return self._begin(*args)
+
+    def step(self, work: Work) -> tuple[Work, jax.Array]:
+        """The work one step on, and flags of what is done. What is given is used up."""
+        return self._of_later_steps()[0](work)
+
+    def admit(
+        self, work: Work, staged: Work, rows: NDArray[np.int32], taken: NDArray[np.bool_]
+    ) -> Work:
+        """``work``, with other examples in place of some. What is given is used up.
+
+        Args:
+          work: what examples are to go to.
+          staged: what they are to come from.
+          rows: shape ``(width,)``: of each place, which row of ``staged`` comes there, counted
+            within those of its device.
+          taken: shape ``(width,)``: whether one does.
+        """
+        where = jax.device_put((rows, taken), self._compiler.examples)
+        return self._of_later_steps()[1](work, staged, *where)
+
+    def finish(self, work: Work) -> tuple[Tree, Report]:
+        """Attributions and reports, those of what is not done being what is known so far."""
+        return self._finish(work)
+
+    def _of_later_steps(self) -> tuple[_Program, _Program]:
+        """Compiled when they are needed: with a fixed rule they never are."""
+        if self._later is None:
+            compiled = functools.partial(self._compiler.compile, width=self.width, donate=True)
+            work, place = self._work, (np.int32(0), np.bool_(False))
+            step = compiled(self._step_of, one=(work,))
+            self._later = step, compiled(self._admitted, one=(work, work, *place))
+        return self._later
+
+    def _admitted(self, work: Work, staged: Work, rows: jax.Array, taken: jax.Array) -> Work:
+        devices = self._compiler.devices
+
+        def leaf(old: jax.Array, new: jax.Array) -> jax.Array:
+            own = new.reshape(devices, -1, *new.shape[1:])
+            picked = jax.vmap(lambda own, rows: own[rows])(own, rows.reshape(devices, -1))
+            wide = taken.reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(wide, picked.reshape(old.shape), old)
+
+        return jax.tree.map(leaf, work, staged)
+
+
+def _flagged(
+    work_of: Callable[..., Work], done: Callable[[Work], jax.Array]
+) -> Callable[..., tuple[Work, jax.Array]]:
+    def flagged(*args: Tree) -> tuple[Work, jax.Array]:
+        work = work_of(*args)
+        return work, done(work)
+
+    return flagged
