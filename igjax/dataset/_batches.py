@@ -73,6 +73,8 @@ class ReadAhead(Iterator[Any]):
         self._items = items
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._closed = threading.Event()
+        config: Any = jax.config
+        self._x64 = bool(config.jax_enable_x64)  # of this thread: another has its own
         self._thread = threading.Thread(target=self._read, name="igjax-read", daemon=True)
         self._thread.start()
 
@@ -103,10 +105,11 @@ class ReadAhead(Iterator[Any]):
     def _read(self) -> None:
         error: BaseException = StopIteration()
         try:
-            for item in self._items:
-                self._queue.put((item, None))
-                if self._closed.is_set():
-                    return
+            with jax.enable_x64(self._x64):
+                for item in self._items:
+                    self._queue.put((item, None))
+                    if self._closed.is_set():
+                        return
         except BaseException as raised:  # to be raised in the thread that asks
             error = raised
         self._queue.put((None, error))

@@ -153,20 +153,23 @@ def _of_stream(iterator: Iterator[Any]) -> Source:
 
 def _given(iterator: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     """What an iterator gives or raises, with its place."""
-    failed: Exception | None = None
+    failed: list[tuple[int, Exception]] = []  # not to be believed until something comes after it
     for index in itertools.count():
         try:
-            example, failed = next(iterator), None
+            example = next(iterator)
         except StopIteration:
-            if failed is not None:  # a generator that has raised ends, and not because it is done
+            if failed:  # a generator that has raised ends, and not because it is done
                 raise RuntimeError(
-                    f"the source broke off at example {index - 1}, and so can't be gone on with: "
-                    "an iterator that is to survive an error has to be a class of its own, or "
+                    f"the source broke off at example {failed[0][0]}, and so can't be gone on with:"
+                    " an iterator that is to survive an error has to be a class of its own, or "
                     "better a sequence."
-                ) from failed
+                ) from failed[0][1]
             return
         except Exception as error:  # one example's trouble is not the others'
-            example = failed = error
+            failed.append((index, error))
+            continue
+        yield from failed
+        failed.clear()
         yield index, example
 
 

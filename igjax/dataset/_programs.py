@@ -157,7 +157,7 @@ class Programs:
         devices = self._compiler.devices
 
         def leaf(old: jax.Array, new: jax.Array) -> jax.Array:
-            own = new.reshape(devices, -1, *new.shape[1:])
+            own = new.reshape(devices, self.width // devices, *new.shape[1:])
             picked = jax.vmap(lambda own, rows: own[rows])(own, rows.reshape(devices, -1))
             wide = taken.reshape(-1, *[1] * (old.ndim - 1))
             return jnp.where(wide, picked.reshape(old.shape), old)

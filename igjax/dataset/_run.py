@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igjax import baselines, paths, quadrature
-from igjax._inputs import check_function
+from igjax._inputs import check_count, check_function
 from igjax._transform import Settings, checked
 from igjax._version import __version__
 from igjax.dataset import _fingerprint, _hosts, _interrupts, _progress, _store
@@ -145,8 +145,8 @@ def attribute_dataset(
       >>> summary = attribute_dataset(lambda x: jnp.sum(x**2), xs, out=out, progress=False)
       >>> summary.done, summary.failed
       (100, 0)
-      >>> zarr.open_group(out)["attributions"][0].round(4)
-      array([0.    , 0.    , 0.    ], dtype=float32)
+      >>> zarr.open_group(out)["attributions"][99].round(4)
+      array([0.9867, 0.9933, 1.    ], dtype=float32)
 
     Source: Sundararajan, Taly & Yan 2017, eq. 1; the batching is that of servers of language
     models (Yu et al., "Orca", OSDI 2022), with gradients for tokens.
@@ -155,6 +155,8 @@ def attribute_dataset(
     check_function("attribute_dataset", fun)
     if on_error not in ("record", "raise"):
         raise ValueError(f'on_error must be "record" or "raise"; got {on_error!r}.')
+    if batch_size != "auto":
+        batch_size = check_count('batch_size (or "auto")', batch_size, least=1)
     examples = as_source(source)
     if examples.length is None and jax.process_count() > 1:
         raise ValueError(

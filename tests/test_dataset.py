@@ -1,0 +1,584 @@
+import itertools
+import logging
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorstore
+import xarray
+import zarr
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import igjax
+from igjax import baselines, paths
+from igjax.dataset import FIELDS, attribute_dataset
+from igjax.dataset._fingerprint import of_function
+from igjax.dataset._method import Method
+from igjax.dataset._programs import Compiler
+from igjax.quadrature import gauss_legendre, gregory, to_tolerance
+
+RNG = np.random.default_rng(0)
+W1, W2, W3 = (
+    jnp.asarray(RNG.normal(size=shape) / np.sqrt(shape[0]) * scale, jnp.float32)
+    for shape, scale in [((6, 32), 2.0), ((32, 32), 3.0), ((32, 3), 3.0)]
+)
+XS = RNG.normal(size=(150, 6)).astype(np.float32)
+LABELS = (np.arange(150) % 3).astype(np.int32)
+RULE = to_tolerance(1e-3)
+
+
+def score(x: jax.Array, label: jax.Array) -> jax.Array:
+    """Smooth, and of inputs that need from 16 to 64 gradients and more."""
+    return jax.nn.softmax(jnp.tanh(jnp.tanh(x @ W1) @ W2) @ W3)[label]
+
+
+def total(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.tanh(x @ W1))
+
+
+def run(fun: Callable[..., Any], source: Any, out: Any, **settings: Any) -> Any:
+    return attribute_dataset(
+        fun, source, out=out, **{"progress": False, "batch_size": 32} | settings
+    )
+
+
+def read(out: Any) -> dict[str, np.ndarray]:
+    return {name: array[:] for name, array in zarr.open_group(out, mode="r").arrays()}
+
+
+def reasons(out: Any) -> dict[int, str]:
+    arrays = read(out)
+    return {
+        int(i): bytes(arrays["reason"][i]).rstrip(b"\0").decode()
+        for i in np.flatnonzero(arrays["status"] == 2)
+    }
+
+
+def expected(fun: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    settings = {"rule": to_tolerance()} | settings
+    transformed = igjax.integrated_grad(fun, has_report=True, **settings)
+    return jax.jit(jax.vmap(transformed))(*args)
+
+
+def assert_like(out: Any, attributions: Any, report: Any) -> None:
+    found = read(out)
+    assert (found["status"] == 1).all()
+    np.testing.assert_array_equal(found["num_evals"], report.num_evals)
+    np.testing.assert_array_equal(found["converged"], report.converged)
+    for name in ("value", "baseline_value", "completeness_gap", "error"):
+        atol = 2e-6 * max(1.0, np.abs(report.value).max())
+        np.testing.assert_allclose(found[name], getattr(report, name), rtol=1e-3, atol=atol)
+    sizes = np.abs(attributions).max(axis=1, keepdims=True)
+    assert np.max(np.abs(found["attributions"] - attributions) / sizes) < 2e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 16, 64, 100])
+def test_it_is_integrated_grad_of_each_example(tmp_path: pathlib.Path, batch_size: int) -> None:
+    summary = run(score, (XS, LABELS), tmp_path, rule=RULE, batch_size=batch_size)
+    # The pilot, and with it the number of gradients, depends on the nodes at once.
+    attributions, report = expected(score, XS, LABELS, rule=RULE, batch_size=min(batch_size, 16))
+    assert_like(tmp_path, attributions, report)
+    assert len(set(np.asarray(report.num_evals).tolist())) > 2
+    assert summary.num_evals == np.sum(report.num_evals)
+    assert (summary.examples, summary.done, summary.failed, summary.new) == (150, 150, 0, 150)
+
+
+@pytest.mark.parametrize("batch_size", [10, 64, 200])
+def test_fixed_rules(tmp_path: pathlib.Path, batch_size: int) -> None:
+    run(score, (XS, LABELS), tmp_path, rule=gregory(64), batch_size=batch_size)
+    assert_like(tmp_path, *expected(score, XS, LABELS, rule=gregory(64)))
+
+
+def test_the_keywords_of_integrated_grad(tmp_path: pathlib.Path) -> None:
+    settings: dict[str, Any] = {
+        "rule": gauss_legendre(20),
+        "baseline": baselines.constant(0.3),
+        "path": paths.polyline(jnp.ones((1, 6)))
+        if hasattr(paths, "polyline")
+        else paths.straight_line,
+        "multiply_by_inputs": False,
+    }
+    run(score, (XS[:20], LABELS[:20]), tmp_path, **settings)
+    attributions, _ = expected(score, XS[:20], LABELS[:20], **settings)
+    np.testing.assert_allclose(read(tmp_path)["attributions"], attributions, rtol=1e-4, atol=1e-6)
+    assert np.isnan(read(tmp_path)["completeness_gap"]).all()
+
+
+def test_on_one_device_as_on_eight(tmp_path: pathlib.Path) -> None:
+    one = Mesh(np.array(jax.devices()[:1]), ("example",))
+    run(score, (XS, LABELS), tmp_path / "eight", rule=RULE)
+    run(score, (XS, LABELS), tmp_path / "one", rule=RULE, mesh=one)
+    eight, single = read(tmp_path / "eight"), read(tmp_path / "one")
+    for name in ("attributions", "value", "num_evals"):
+        np.testing.assert_allclose(eight[name], single[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_that_is_sharded(tmp_path: pathlib.Path) -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    inner = jax.device_put(W1, NamedSharding(mesh, P(None, "model")))
+    outer = jax.device_put(W2, NamedSharding(mesh, P("model", None)))
+
+    def sharded(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ inner) @ outer))
+
+    run(sharded, XS, tmp_path, rule=RULE, mesh=mesh)
+    attributions, report = expected(
+        lambda x: jnp.sum(jnp.tanh(jnp.tanh(x @ W1) @ W2)), XS, rule=RULE
+    )
+    assert_like(tmp_path, attributions, report)
+
+
+class Sequence:
+    """Examples, some of which can't be read, and an account of those that have been."""
+
+    def __init__(self, bad: tuple[int, ...] = ()):
+        self.bad, self.seen = bad, list[int]()
+
+    def __len__(self) -> int:
+        return len(XS)
+
+    def __getitem__(self, index: int) -> Any:
+        self.seen.append(index)
+        if index in self.bad:
+            raise RuntimeError(f"no example {index} today")
+        return XS[index], LABELS[index]
+
+
+def examples() -> Iterator[Any]:
+    yield from zip(XS, LABELS, strict=True)
+
+
+SOURCES: dict[str, Callable[[], Any]] = {
+    "arrays": lambda: (XS, LABELS),
+    "arrays of jax": lambda: (jnp.asarray(XS), jnp.asarray(LABELS)),
+    "float64": lambda: (XS.astype(np.float64), LABELS.astype(np.int64)),
+    "list": lambda: [(x, int(label)) for x, label in zip(XS, LABELS, strict=True)],
+    "sequence": Sequence,
+    "iterator": examples,
+    "iterable": lambda: itertools.chain(
+        [(XS[0], LABELS[0])], itertools.islice(examples(), 1, None)
+    ),
+    "grain.MapDataset": lambda: grain.MapDataset.source(Sequence()),
+    "grain.IterDataset": lambda: grain.MapDataset.source(Sequence()).to_iter_dataset(),
+    "zarr": lambda: (zarr.array(XS), zarr.array(LABELS)),
+    "tensorstore": lambda: (tensorstore.array(XS), tensorstore.array(LABELS)),
+}
+
+
+@pytest.fixture(scope="module")
+def attributed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    out = tmp_path_factory.mktemp("attributed")
+    run(score, (XS, LABELS), out)
+    return read(out)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources(tmp_path: pathlib.Path, attributed: dict[str, np.ndarray], name: str) -> None:
+    summary = run(score, SOURCES[name](), tmp_path)
+    assert (summary.examples, summary.done) == (150, 150)
+    found = read(tmp_path)
+    assert found.keys() == attributed.keys()
+    for field, array in found.items():
+        np.testing.assert_array_equal(array, attributed[field])
+    again = run(score, SOURCES[name](), tmp_path)
+    assert (again.done, again.new) == (150, 0)
+
+
+def test_pytrees_and_their_names(tmp_path: pathlib.Path) -> None:
+    xs = {"a": XS[:, :2], "b": [XS[:, 2:], XS[:, 0]]}
+
+    def fun(x: Any) -> jax.Array:
+        return jnp.prod(x["a"]) * jnp.sum(x["b"][0] ** 2) * jnp.tanh(x["b"][1])
+
+    run(fun, xs, tmp_path, rule=gauss_legendre(8))
+    attributions, _ = expected(fun, xs, rule=gauss_legendre(8))
+    found = read(tmp_path)
+    for name, leaf in {
+        "attributions.a": attributions["a"],
+        "attributions.b.0": attributions["b"][0],
+        "attributions.b.1": attributions["b"][1],
+    }.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_half_precision(tmp_path: pathlib.Path, dtype: Any) -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.tanh(x) ** 2)
+
+    xs = XS.astype(dtype)
+    run(fun, xs, tmp_path, rule=gregory(16))
+    attributions, _ = expected(fun, xs, rule=gregory(16))
+    stored = read(tmp_path)["attributions"]
+    assert stored.dtype == (np.float16 if dtype is np.float16 else np.float32)
+    np.testing.assert_allclose(stored, attributions.astype(jnp.float32), rtol=2e-2, atol=1e-3)
+
+
+def test_double_precision(tmp_path: pathlib.Path) -> None:
+    with jax.enable_x64(True):
+
+        def fun(x: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.exp(x))
+
+        xs = XS[:20].astype(np.float64)
+        run(fun, xs, tmp_path, rule=gauss_legendre(20))
+        stored = read(tmp_path)["attributions"]
+        assert stored.dtype == np.float64
+        np.testing.assert_allclose(stored, np.expm1(xs), rtol=1e-12)
+
+
+def test_ragged_examples_are_padded(tmp_path: pathlib.Path) -> None:
+    lengths = [1 + 7 * i % 12 for i in range(60)]
+    ragged = [(RNG.normal(size=(n, 6)).astype(np.float32), np.float32(n)) for n in lengths]
+
+    def fun(x: jax.Array, weight: jax.Array, mask: jax.Array) -> jax.Array:
+        return weight * jnp.sum(jnp.where(mask, jnp.sum(jnp.tanh(x @ W1), axis=1), 0.0)) ** 2
+
+    summary = run(
+        fun, [*ragged, (np.ones((13, 6), np.float32), np.float32(1))], tmp_path, buckets=(4, 8, 12)
+    )
+    assert (summary.done, summary.failed) == (60, 1)
+    assert reasons(tmp_path) == {60: "it has length 13, the largest bucket 12."}
+    found = read(tmp_path)
+    assert found["attributions"].shape == (61, 12, 6)
+    np.testing.assert_array_equal(found["length"][:60], lengths)
+    for i in (0, 5, 33):
+        x, weight = ragged[i]
+        truth = igjax.integrated_grad(fun, rule=to_tolerance())(x, weight, np.ones(len(x), bool))
+        np.testing.assert_allclose(found["attributions"][i, : len(x)], truth, rtol=1e-3, atol=1e-4)
+        assert not found["attributions"][i, len(x) :].any()
+
+
+def test_bad_examples_are_recorded_and_the_others_done(
+    tmp_path: pathlib.Path, attributed: dict[str, np.ndarray]
+) -> None:
+    given: list[Any] = [*zip(XS, LABELS, strict=True)]
+    given[3] = np.full(6, np.nan, np.float32), LABELS[3]
+    given[4] = XS[4, :5], LABELS[4]
+    given[5] = XS[5]
+    given[6] = XS[6], "cat"
+    given[7] = XS[7].astype(np.int32), LABELS[7]
+    given[8] = np.full(6, np.inf, np.float32), LABELS[8]
+    summary = run(score, given, tmp_path)
+    assert (summary.examples, summary.done, summary.failed) == (150, 144, 6)
+    found, why = read(tmp_path), reasons(tmp_path)
+    assert why[3] == why[8] == "argument 0 is not finite."
+    assert why[4] == "argument 0 has shape (5,), others have (6,)."
+    assert "structure" in why[5]
+    assert why[6] == "argument 1 is no array of numbers: str."
+    assert why[7] == "argument 0 has dtype int32, others have float32."
+    good = found["status"] == 1
+    for field in ("attributions", "value", "num_evals"):
+        np.testing.assert_array_equal(found[field][good], attributed[field][good])
+    assert np.isnan(found["attributions"][3:9]).all()
+
+
+def test_what_is_not_finite(tmp_path: pathlib.Path) -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sqrt(x)) + jnp.log(x[0] - 0.5)
+
+    xs = np.full((5, 2), 1.0, np.float32)
+    xs[2, 0] = 0.1  # a logarithm of a negative number
+    summary = run(fun, xs, tmp_path, baseline=baselines.constant(0.7))
+    assert summary.failed == 1
+    assert reasons(tmp_path) == {2: "the function's value is not finite: nan."}
+    run(lambda x: jnp.sum(x) + jnp.sqrt(x[0] * 0.0), xs, tmp_path / "gradient")
+    assert set(reasons(tmp_path / "gradient").values()) == {"its attributions are not finite."}
+
+
+def test_an_exception_in_the_source(tmp_path: pathlib.Path) -> None:
+    source = Sequence(bad=(0, 9))
+    summary = run(score, source, tmp_path)
+    assert (summary.done, summary.failed) == (148, 2)
+    assert reasons(tmp_path) == {i: f"RuntimeError: no example {i} today" for i in (0, 9)}
+
+
+def test_stopping_at_an_error_and_going_on(tmp_path: pathlib.Path) -> None:
+    source = Sequence(bad=(140,))
+    with pytest.raises(ValueError, match="example 140: RuntimeError: no example 140") as raised:
+        run(score, source, tmp_path, on_error="raise")
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    status = read(tmp_path)["status"]
+    assert status[140] == 2 and np.sum(status == 1) > 60
+    before, source.seen = len(source.seen), []
+    summary = run(score, source, tmp_path, on_error="raise")
+    assert summary.new == np.sum(status == 0)
+    assert before > 140 and (read(tmp_path)["status"] > 0).all()
+
+
+def test_a_generator_that_raises_is_not_at_its_end(tmp_path: pathlib.Path) -> None:
+    def broken() -> Iterator[Any]:
+        yield from itertools.islice(examples(), 100)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="broke off at example 100"):
+        run(score, broken(), tmp_path)
+    status = read(tmp_path)["status"]
+    assert np.sum(status == 1) > 30
+    summary = run(score, examples(), tmp_path)
+    assert summary.done == 150
+    assert (read(tmp_path)["status"] == 1).all()
+
+
+def test_an_iterator_that_survives_its_errors(tmp_path: pathlib.Path) -> None:
+    class Iterating:
+        def __init__(self) -> None:
+            self.next = -1
+
+        def __iter__(self) -> "Iterating":
+            return self
+
+        def __next__(self) -> Any:
+            self.next += 1
+            if self.next == 150:
+                raise StopIteration
+            if self.next == 20:
+                raise RuntimeError("a bad record")
+            return XS[self.next], LABELS[self.next]
+
+    summary = run(score, Iterating(), tmp_path)
+    assert (summary.done, summary.failed) == (149, 1)
+    assert reasons(tmp_path) == {20: "RuntimeError: a bad record"}
+
+
+def test_what_is_done_is_not_done_again(
+    tmp_path: pathlib.Path, attributed: dict[str, np.ndarray]
+) -> None:
+    class Interrupted(Sequence):
+        def __getitem__(self, index: int) -> Any:
+            if index == 121:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(score, Interrupted(), tmp_path)
+    done = np.flatnonzero(read(tmp_path)["status"])
+    assert 60 < len(done) < 150
+    source = Sequence()
+    run(score, source, tmp_path)
+    fingerprinted = len(range(0, 150, 150 // 64))  # and the first is looked at for its shape
+    assert sorted(source.seen[fingerprinted + 1 :]) == sorted({*range(150)} - {*done.tolist()})
+    for field, array in read(tmp_path).items():
+        np.testing.assert_array_equal(array, attributed[field])
+
+
+OTHERS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "function": ("another function", lambda: {"fun": lambda x, label: 2.0 * score(x, label)}),
+    "parameters": ("other parameters", lambda: {"fun": scaled(1.0 + 1e-7)}),
+    "rule": ("another rule", lambda: {"rule": to_tolerance(0.02)}),
+    "fixed rule": ("another rule", lambda: {"rule": gregory(16)}),
+    "baseline": ("another path or baseline", lambda: {"baseline": baselines.constant(0.1)}),
+    "path": ("another path", lambda: {"path": lambda b, x, alpha: b + alpha**2 * (x - b)}),
+    "products": ("another multiply_by_inputs", lambda: {"multiply_by_inputs": False}),
+    "fields": ("other fields", lambda: {"fields": ("value",)}),
+    "data": ("other data", lambda: {"source": (XS + (np.arange(150) == 77)[:, None], LABELS)}),
+    "length": ("other data", lambda: {"source": (XS[:140], LABELS[:140])}),
+}
+
+
+def scaled(factor: float) -> Callable[..., jax.Array]:
+    weights = W1 * jnp.float32(factor)
+    return lambda x, label: jnp.sum(jnp.tanh(x @ weights)) * label.astype(x.dtype)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_store_of_something_else_is_refused(tmp_path: pathlib.Path, other: str) -> None:
+    settings: dict[str, Any] = {"fun": score, "source": (XS, LABELS), "out": tmp_path}
+    if other == "parameters":
+        settings["fun"] = scaled(1.0)
+    run(**settings)
+    before = read(tmp_path)
+    message, change = OTHERS[other]
+    with pytest.raises(ValueError, match=f"was made with .*{message}.*give another out"):
+        run(**settings | change())
+    for field, array in read(tmp_path).items():
+        np.testing.assert_array_equal(array, before[field])
+
+
+def test_resume_false(tmp_path: pathlib.Path) -> None:
+    run(total, XS, tmp_path / "new", resume=False)
+    with pytest.raises(FileExistsError, match="resume=True goes on with them"):
+        run(total, XS, tmp_path / "new", resume=False)
+
+
+def test_zarr_and_xarray_read_it(tmp_path: pathlib.Path) -> None:
+    run(score, (XS, LABELS), tmp_path)
+    group = zarr.open_group(tmp_path, mode="r")
+    assert group.metadata.zarr_format == 3
+    assert group.attrs["rule"] == {"rtol": 0.01, "atol": 0.0, "max_evals": 528}
+    assert group.attrs["versions"]["jax"] == jax.__version__
+    assert {"function", "data", "batch_size", "length", "device"} <= group.attrs.keys()
+    array = group["attributions"]
+    assert isinstance(array, zarr.Array)
+    codecs = [type(codec).__name__ for codec in array.metadata.codecs]  # type: ignore[union-attr]
+    assert codecs == ["BytesCodec", "ZstdCodec", "Crc32cCodec"]
+    assert array.chunks == (10, 6)
+    with xarray.open_zarr(tmp_path, consolidated=False) as dataset:
+        assert dataset["attributions"].dims == ("example", "attributions_0")
+        assert set(FIELDS) <= set(dataset.data_vars)
+
+
+def test_fields(tmp_path: pathlib.Path) -> None:
+    run(score, (XS, LABELS), tmp_path, fields=("error", "value"))
+    assert read(tmp_path).keys() == {"error", "value", "status", "reason"}
+
+
+def test_batch_size_auto_is_chosen_once(tmp_path: pathlib.Path) -> None:
+    run(total, XS, tmp_path, batch_size="auto")
+    chosen = zarr.open_group(tmp_path, mode="r").attrs["batch_size"]
+    assert isinstance(chosen, int) and chosen >= 16
+    run(total, XS, tmp_path, batch_size="auto")
+    assert zarr.open_group(tmp_path, mode="r").attrs["batch_size"] == chosen
+
+
+def test_programs_run_full_and_are_compiled_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    original = Compiler.compile
+
+    def counted(self: Compiler, *args: Any, **kwargs: Any) -> Any:
+        compiled.append(args)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Compiler, "compile", counted)
+    one = Mesh(np.array(jax.devices()[:1]), ("example",))
+    xs = RNG.normal(size=(600, 6)).astype(np.float32)
+    labels = (np.arange(600) % 3).astype(np.int32)
+    summary = run(score, (xs, labels), tmp_path, rule=RULE, batch_size=64, mesh=one)
+    assert len(compiled) == 4  # to begin, to finish, to go on, to admit
+    assert summary.utilization > 0.95
+    assert len(np.unique(read(tmp_path)["num_evals"])) > 2
+
+
+def test_parameters_are_arguments_of_the_programs() -> None:
+    weights = jnp.asarray(RNG.normal(size=(6, 50_000)), jnp.float32)
+    compiler = Compiler(Mesh(np.array(jax.devices()[:1]), ("example",)))
+    settings = igjax.integrated.Settings(
+        baselines.zeros, paths.straight_line, RULE, True, None, True, None
+    )
+    method = Method(lambda x: jnp.sum(jnp.tanh(x @ weights)), settings, compiler)
+    program = method.programs((XS[0],), 16)._begin.compiled
+    assert program.memory_analysis().argument_size_in_bytes > weights.nbytes
+    assert len(program.as_text()) < 1_000_000
+
+
+def test_a_fingerprint_is_of_what_is_computed() -> None:
+    x = XS[0]
+    copy = jnp.array(W1)
+    fun = lambda x: jnp.sum(x @ W1)
+    same, jitted = of_function(fun, x), of_function(jax.jit(fun), x)
+    assert of_function(lambda y: jnp.sum(y @ copy), x) == same
+    one_bit = np.array(W1)
+    one_bit.view(np.uint32)[3, 17] ^= 1
+    swapped = np.array(W1)
+    swapped[[0, 1]] = swapped[[1, 0]]
+    for other in (one_bit, swapped):
+        weights = jnp.asarray(other)
+        fun = lambda x, weights=weights: jnp.sum(x @ weights)
+        assert of_function(fun, x) != same
+        assert of_function(jax.jit(fun), x) != jitted
+
+
+def test_a_thread_that_is_not_the_main_one(tmp_path: pathlib.Path) -> None:
+    summaries: list[Any] = []
+    thread = threading.Thread(target=lambda: summaries.append(run(total, XS, tmp_path)))
+    thread.start()
+    thread.join()
+    assert summaries[0].done == 150
+
+
+def test_a_function_that_fails(tmp_path: pathlib.Path) -> None:
+    def broken(x: jax.Array) -> jax.Array:
+        raise ZeroDivisionError("in the model")
+
+    with pytest.raises(ZeroDivisionError, match="in the model"):
+        run(broken, XS, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_full_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from igjax.dataset._store import Store
+
+    original = Store.write
+
+    def write(self: Store, number: int, values: Any) -> None:
+        if number >= 8:
+            raise OSError("no space left on device")
+        original(self, number, values)
+
+    monkeypatch.setattr(Store, "write", write)
+    with pytest.raises(OSError, match="no space left"):
+        run(score, (XS, LABELS), tmp_path)
+    monkeypatch.undo()
+    done = int(np.sum(read(tmp_path)["status"]))
+    assert done <= 80 and done % 10 == 0
+    assert run(score, (XS, LABELS), tmp_path).new == 150 - done
+
+
+def test_messages_to_the_log(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igjax.dataset._progress.LOG_EVERY", 0.0)
+    with caplog.at_level(logging.INFO, logger="igjax"):
+        run(score, (XS, LABELS), tmp_path, progress=True)
+    assert "of 150 examples" in caplog.text and "gradients each" in caplog.text
+
+
+def test_a_bar_in_a_terminal(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    run(score, (XS, LABELS), tmp_path, progress=True)
+    assert "150/150" in capsys.readouterr().err
+
+
+BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
+    "function": (TypeError, "takes a function", {"fun": 3}),
+    "source": (TypeError, "source must be arrays", {"source": 7}),
+    "leaf": (TypeError, r"source\[1\]\[0\] must be an array", {"source": (XS, [1, 2])}),
+    "scalar": (TypeError, "with the examples along its first axis", {"source": (XS, np.array(1))}),
+    "lengths": (ValueError, "must be equally long", {"source": (XS, LABELS[:10])}),
+    "empty": (ValueError, "source has no example", {"source": []}),
+    "no arrays": (ValueError, "holds no array", {"source": ()}),
+    "integers": (TypeError, "argument 0 has dtype int32", {"source": (LABELS, LABELS)}),
+    "fields": (ValueError, "got 'gap'", {"fields": ("gap",)}),
+    "no fields": (ValueError, "got none", {"fields": ()}),
+    "batch_size": (ValueError, "batch_size .* must be at least 1; got 0", {"batch_size": 0}),
+    "on_error": (ValueError, "on_error must be", {"on_error": "ignore"}),
+    "rule": (TypeError, "rule", {"rule": 64}),
+    "path": (TypeError, "path must be a function", {"path": "straight"}),
+    "baseline": (ValueError, "baseline must have the input's shape", {"baseline": jnp.zeros(2)}),
+    "vector": (ValueError, "scalar output", {"fun": lambda x, label: x}),
+    "bucket": (ValueError, "a bucket must be at least 1", {"buckets": (0, 4)}),
+    "no axis": (ValueError, "buckets are for", {"source": (XS[:, 0], LABELS), "buckets": (4,)}),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input(tmp_path: pathlib.Path, bad: str) -> None:
+    error, message, change = BAD[bad]
+    settings = {"fun": score, "source": (XS, LABELS), "out": tmp_path / "out"} | change
+    with pytest.raises(error, match=message):
+        run(**settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_something_else_in_its_place(tmp_path: pathlib.Path) -> None:
+    zarr.create_group(tmp_path)
+    with pytest.raises(ValueError, match="none that igjax has made"):
+        run(total, XS, tmp_path)
+
+
+def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorstore", None)
+    with pytest.raises(ImportError, match=r"pip install 'igjax\[dataset\]'"):
+        run(total, XS, tmp_path)
