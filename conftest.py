@@ -13,5 +13,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.NORMALIZE_WHITESPACE)],
-    patterns=["README.md"],
+    patterns=["README.md", "docs/*.md"],
 ).pytest()
