@@ -14,6 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import igjax
+from igjax import baselines, paths
+from igjax._stepwise import stepwise
+from igjax._transform import Settings
+from igjax.dataset._programs import Compiler
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 pytest.importorskip("libtpu", reason="libtpu, of jax[tpu], is not installed")
@@ -69,3 +73,35 @@ def test_nodes_on_four_devices_to_a_tolerance(devices):
     attribution = igjax.integrated_grad(network, rule=to_tolerance(), sharding=nodes)
     # One for each look at the error, in the loop, and one at the end.
     assert collectives(compiled(attribution, (1024,), devices)) == {"all-reduce": 2}
+
+
+def test_programs_of_a_dataset_pass_nothing_between_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+    rule = to_tolerance(0.01)
+    settings = Settings(baselines.zeros, paths.straight_line, rule, True, 16, True, None)
+    parts = stepwise(network, settings)
+    compiler = Compiler(Mesh(np.array(chips), ("example",)))
+    work = jax.eval_shape(parts.begin, jnp.zeros(1024))
+
+    def step(work):
+        work = jax.vmap(parts.step)(work)
+        return work, jax.vmap(parts.done)(work)
+
+    programs = (
+        (jax.vmap(parts.begin), jnp.zeros(1024)),
+        (step, work),
+        (jax.vmap(parts.finish), work),
+    )
+    for fun, one in programs:
+        program = compiler.lower(fun, (one,), 8 * 16)[0].compile()
+        assert not [name for name in COLLECTIVES if name in program.as_text()]
+        analysis = program.memory_analysis()
+        used = (
+            analysis.temp_size_in_bytes
+            + analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+        )
+        assert used < 16 * 2**30 / 10  # of the 16 GiB that a chip has

@@ -56,7 +56,8 @@ class Blocks:
     def failed(self, index: int, reason: str, values: Mapping[str, NDArray[Any]]) -> None:
         """What is known of an example that could not be attributed, and why it could not."""
         text = np.zeros((1, REASON_BYTES), np.uint8)
-        encoded = np.frombuffer(reason.encode()[:REASON_BYTES], np.uint8)
+        whole = reason.encode()[:REASON_BYTES].decode(errors="ignore").encode()  # no half letter
+        encoded = np.frombuffer(whole, np.uint8)
         text[0, : len(encoded)] = encoded
         status = np.full(1, FAILED, np.uint8)
         self.put(np.array([index]), {**values, "status": status, "reason": text})

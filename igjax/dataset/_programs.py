@@ -6,7 +6,7 @@ devices: each keeps the examples that it was given.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +40,25 @@ class Compiler:
 
     def compile(
         self, fun: Callable[..., Tree], one: tuple[Tree, ...], width: int, *, donate: bool = False
-    ) -> Any:
-        """Compiles ``fun`` for ``width`` examples.
+    ) -> "Program":
+        """Compiles ``fun`` for ``width`` examples; see ``lower``."""
+        lowered, constants = self.lower(fun, one, width, donate=donate)
+        return Program(lowered.compile(), [self._place(constant) for constant in constants])
+
+    def lower(
+        self, fun: Callable[..., Tree], one: tuple[Tree, ...], width: int, *, donate: bool = False
+    ) -> tuple[Any, list[Any]]:
+        """``fun`` for ``width`` examples, to be compiled; the devices need not be there.
 
         Args:
           fun: a function of pytrees whose arrays have the examples along their first axis.
           one: what its arguments are for one of them.
           width: how many there are.
           donate: whether the first argument's memory may be used for the result.
+
+        Returns:
+          What ``jax.jit(…).lower`` returns, of a function with one argument more in front; and what
+          that is, the constants.
         """
 
         def many(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -56,35 +67,50 @@ class Compiler:
 
         args = jax.tree.map(many, one)
         closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        constants = [self._place(constant) for constant in closed.consts]
 
         def run(constants: list[jax.Array], *args: Tree) -> Tree:
             leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
             return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
         program = jax.jit(run, donate_argnums=(1,) if donate else (), out_shardings=self.examples)
-        return _Program(program.lower(constants, *args).compile(), constants)
+        constants = [
+            jax.ShapeDtypeStruct(c.shape, c.dtype, sharding=self._place_of(c))
+            for c in closed.consts
+        ]
+        return program.lower(constants, *args), list(closed.consts)
 
     def free_memory(self) -> int:
         """Of one of the devices, in bytes."""
         return free_memory(self.examples.mesh.devices.flat[0])
 
+    def _place_of(self, constant: Any) -> Any:
+        """All devices; where a constant is on all of them already, as it is there."""
+        sharding = getattr(constant, "sharding", None)
+        here = sharding and sharding.device_set == self._everywhere.device_set
+        return sharding if here else self._everywhere
+
     def _place(self, constant: Any) -> jax.Array:
-        """``constant`` on the devices; where it is on all of them already, as it is."""
+        """``constant`` on the devices, once for all programs."""
         if id(constant) not in self._placed:
-            sharding = getattr(constant, "sharding", None)
-            here = sharding and sharding.device_set == self._everywhere.device_set
-            placed = constant if here else jax.device_put(constant, self._everywhere)
+            placed = jax.device_put(constant, self._place_of(constant))
             self._placed[id(constant)] = constant, placed  # the first, so that its id stays taken
         return self._placed[id(constant)][1]
 
 
-class _Program:
-    def __init__(self, compiled: Any, constants: list[jax.Array]):
-        self.compiled, self._constants = compiled, constants
+class Program(NamedTuple):
+    """A compiled function of many examples.
+
+    Attributes:
+      compiled: a function of constants and what it is to be called with.
+      constants: the first of them.
+    """
+
+    compiled: Any
+    constants: list[jax.Array]
 
     def __call__(self, *args: Tree) -> Tree:
-        return self.compiled(self._constants, *args)
+        """Its results."""
+        return self.compiled(self.constants, *args)
 
 
 class Programs:
@@ -105,7 +131,7 @@ class Programs:
         self._begin = compiler.compile(jax.vmap(begin), args, width)
         self._finish = compiler.compile(jax.vmap(parts.finish), (self._work,), width)
         self._step_of = jax.vmap(step)
-        self._later: tuple[_Program, _Program] | None = None
+        self._later: tuple[Program, Program] | None = None
 
     @property
     def memory(self) -> int:
@@ -144,7 +170,7 @@ class Programs:
         """Attributions and reports, those of what is not done being what is known so far."""
         return self._finish(work)
 
-    def _of_later_steps(self) -> tuple[_Program, _Program]:
+    def _of_later_steps(self) -> tuple[Program, Program]:
         """Compiled when they are needed: with a fixed rule they never are."""
         if self._later is None:
             compiled = functools.partial(self._compiler.compile, width=self.width, donate=True)
