@@ -1,0 +1,147 @@
+"""The commands and their options. What they do is imported when one is called: help is fast."""
+
+import enum
+from typing import Annotated, Any
+
+import typer
+
+from igjax._cli._exits import OK, SOME_FAILED, exits
+
+# \b keeps the lines of the paragraph that it begins.
+_IGJAX = """Integrated Gradients of whole datasets.
+
+\b
+Exit codes:
+  0    all is done
+  1    attribute: some examples failed, and are recorded as such
+       doctor: a check failed
+  2    wrong usage, or an input that is not right:
+       the function, the data, the options or the store
+  3    results could not be written; the same command goes on
+  130  after Ctrl-C; the same command goes on
+  143  after SIGTERM; likewise
+"""
+_ATTRIBUTE = """Attribute all examples of a dataset.
+
+\b
+  igjax attribute my_module:score --data xs.npy --out attr.zarr
+
+A run that has ended early is gone on with by the same command. Modules are looked for in the
+current folder too.
+
+\b
+DATA holds the examples along the first axis of arrays:
+  xs.npy     the argument of the function
+  data.npz   its arguments, in the order in which they are stored
+  data.zarr  a Zarr array: the argument; a group: the arguments, its
+             arrays in the order of their names
+Several, each with --data, are arguments one after the other. Or it is
+  module:source  whatever attribute_dataset takes, or a function
+                 without arguments that makes it
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,  # so that errors are lines, and brackets are brackets
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+
+class OnError(enum.StrEnum):
+    """What to do with an example that can't be attributed."""
+
+    RECORD = "record"
+    RAISE = "raise"
+
+
+@app.callback(help=_IGJAX)
+def _igjax() -> None:
+    """What all commands have in common: nothing but the help."""
+
+
+@app.command(no_args_is_help=True, help=_ATTRIBUTE)
+def attribute(
+    function: Annotated[
+        str,
+        typer.Argument(help="module:name of a function of one example to a scalar."),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="The examples: a file, several, or module:source, as said above.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="The Zarr store to write, or to go on with.")],
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative error of the attributions. [default: 0.01]")
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute error of the attributions. [default: 0]")
+    ] = None,
+    max_evals: Annotated[
+        int | None, typer.Option(help="Gradients for an example, at most. [default: 528]")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="A fixed rule of so many gradients, instead of a tolerance.")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="A number, a function of igjax.baselines, or module:name.")
+    ] = "zeros",
+    path: Annotated[
+        str | None, typer.Option(help="module:name of a path. [default: a straight line]")
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Gradients at once on a device; auto tries which is fastest.")
+    ] = "auto",
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Fail if there is such a store already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="What to store; give it several times. [default: all]"),
+    ] = None,
+    bucket: Annotated[
+        list[int] | None, typer.Option(help="A length to pad inputs to; give it several times.")
+    ] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="An example that can't be attributed: record it, or stop.")
+    ] = OnError.RECORD,
+    debug: _Debug = False,
+) -> None:
+    """Attributes all examples of a dataset, and tells what has become of them."""
+    with exits(debug=debug):
+        from igjax._cli import _attribute
+        from igjax._cli._data import source
+        from igjax._cli._named import load
+        from igjax.dataset import attribute_dataset
+
+        options: dict[str, Any] = {
+            "rule": _attribute.rule_of(rtol, atol, max_evals, nodes),
+            "baseline": _attribute.baseline_of(baseline),
+            "batch_size": _attribute.batch_size_of(batch_size),
+            "buckets": bucket or (),
+        }
+        if path is not None:
+            options["path"] = load(path)
+        if field:
+            options["fields"] = field
+        fun, examples = load(function), source(data)
+        if not quiet:
+            _attribute.show_log()
+    with exits(debug=debug, writes=True):
+        summary = attribute_dataset(
+            fun,
+            examples,
+            out=out,
+            resume=not no_resume,
+            progress=not quiet,
+            on_error=on_error.value,
+            **options,
+        )
+    typer.echo(_attribute.told(summary))
+    raise SystemExit(SOME_FAILED if summary.failed else OK)

@@ -1,0 +1,108 @@
+"""What ``--data`` names, as a source for ``attribute_dataset``."""
+
+import inspect
+import json
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax._cli._named import load
+from igjax._extras import needs
+
+_CACHE = 2**28  # bytes of decoded chunks: the examples of a chunk are read one after the other
+_KINDS = "a .npy or .npz file, a Zarr folder or module:source"
+
+
+class ZarrArray:
+    """An array on disk, of which an example is read when it is asked for.
+
+    Args:
+      array: a TensorStore.
+    """
+
+    def __init__(self, array: Any):
+        self._array = array
+        self.shape = tuple(array.shape)
+        self.dtype: np.dtype[Any] = array.dtype.numpy_dtype
+        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        return np.asarray(self._array[index].read().result())
+
+
+def source(names: Sequence[str]) -> Any:
+    """The examples: the arrays of files, one for each argument of the function, or an object.
+
+    Raises:
+      ValueError: if a name is none of a file that can be read, nor ``module:source``.
+      TypeError: if the object is a function that needs arguments.
+    """
+    if len(names) == 1 and _is_object(names[0]):
+        return _called(load(names[0]), names[0])
+    return tuple(array for name in names for array in _arrays(name))
+
+
+def _is_object(name: str) -> bool:
+    return ":" in name and not pathlib.Path(name).exists()
+
+
+def _called(given: Any, name: str) -> Any:
+    """What a function makes; else what is given."""
+    holds = any(hasattr(given, name) for name in ("__getitem__", "__iter__"))
+    if not callable(given) or (holds and not inspect.isclass(given)):
+        return given
+    try:
+        inspect.signature(given).bind()
+    except TypeError as error:
+        raise TypeError(f"--data {name}: a function must need no arguments: {error}.") from None
+    return given()
+
+
+def _arrays(name: str) -> list[Any]:
+    path = pathlib.Path(name)
+    if _is_object(name):
+        raise ValueError(f"--data {name} must be alone: only files can be put side by side.")
+    if not path.exists():
+        raise ValueError(f"--data {name}: there is none. It takes {_KINDS}.")
+    if path.is_dir():
+        return _zarr_arrays(path)
+    if path.suffix == ".npy":
+        return [np.lib.format.open_memmap(path, mode="r")]
+    if path.suffix == ".npz":
+        if not zipfile.is_zipfile(path):  # NumPy would ask for trust in it
+            raise ValueError(f"--data {name} is no .npz file.")
+        with np.load(path) as file:
+            return [file[name] for name in file.files]
+    raise ValueError(f"--data {name} must be {_KINDS}.")
+
+
+def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:
+    """An array, or those of a group in the order of their names."""
+    folders = [folder] if _driver(folder) else sorted(folder.iterdir())
+    opened = [_opened(path, driver) for path in folders if (driver := _driver(path))]
+    if not opened:
+        raise ValueError(f"--data {folder} is no Zarr array, nor a group that holds one.")
+    return opened
+
+
+def _driver(folder: pathlib.Path) -> str | None:
+    """TensorStore's for an array in a folder, or None if there is none."""
+    if (folder / ".zarray").exists():
+        return "zarr"
+    metadata = folder / "zarr.json"
+    if metadata.exists() and json.loads(metadata.read_text()).get("node_type") == "array":
+        return "zarr3"
+    return None
+
+
+def _opened(folder: pathlib.Path, driver: str) -> ZarrArray:
+    spec = {
+        "driver": driver,
+        "kvstore": folder.absolute().as_uri() + "/",
+        "context": {"cache_pool": {"total_bytes_limit": _CACHE}},
+    }
+    return ZarrArray(needs("tensorstore", "dataset").open(spec, open=True, read=True).result())

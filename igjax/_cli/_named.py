@@ -1,0 +1,27 @@
+"""Objects by their names: ``module:name``."""
+
+import importlib
+import operator
+import os
+import sys
+from typing import Any
+
+
+def load(text: str) -> Any:
+    """What ``module:name`` names. The name may be dotted; the module may be in the current folder.
+
+    Raises:
+      ValueError: if ``text`` is not like that, or there is no such name in the module.
+      ImportError: if there is no such module.
+    """
+    module_name, _, name = text.partition(":")
+    if not (module_name and name):
+        raise ValueError(f"{text!r} must be module:name, such as my_module:score.")
+    here = os.getcwd()
+    if here not in sys.path:  # a console script has its own folder there instead
+        sys.path.insert(0, here)
+    module = importlib.import_module(module_name)
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError as error:
+        raise ValueError(f"the module {module_name} has no {name!r}.") from error

@@ -1,0 +1,484 @@
+"""The command line: what its commands do, print and exit with."""
+
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zarr
+
+import igjax
+from igjax._cli import _attribute, _data, _exits, _named, main
+from igjax.dataset import _progress, _store
+
+ROOT = pathlib.Path(__file__).parents[1]
+XS = np.linspace(-1, 2, 60, dtype=np.float32).reshape(20, 3)
+SCALES = np.linspace(1, 2, 20, dtype=np.float32)
+RULE = igjax.quadrature.gregory(16)
+FAST = ("--batch-size", "64", "--nodes", "16")  # to compile
+
+# What users may have in my_module.
+
+
+def score(x):
+    return jnp.sum(jnp.sin(x)) * x[0]
+
+
+def scaled(x, scale):
+    return score(x) * scale
+
+
+def masked(x, *, mask):
+    return jnp.sum(jnp.where(mask, jnp.sin(x), 0))
+
+
+def vector(x):
+    return x
+
+
+def rugged(x):
+    raise RuntimeError("too rugged\nto stand on")
+
+
+def quadratic(baseline, x, alpha):
+    return baseline + alpha**2 * (x - baseline)
+
+
+def upside_down(x):
+    return -x
+
+
+def examples(of=XS):
+    return list(of)
+
+
+def needy(stop):
+    return XS[:stop]
+
+
+def ragged():
+    return [np.ones(n, np.float32) for n in (2, 5, 3)]
+
+
+class Nested:
+    xs = XS
+    one = np.ones(3, np.float32)
+    signal_number = signal.SIGINT
+
+
+class Interrupted:
+    """Sends its process a signal when the last of its examples is read."""
+
+    def __len__(self):
+        return 4000
+
+    def __getitem__(self, index):
+        if index == 3999:
+            os.kill(os.getpid(), Nested.signal_number)
+        return XS[index % 20]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder to be in, with a module to import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "my_module", sys.modules[__name__])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    level = logging.getLogger("igjax").level
+    yield tmp_path
+    logging.getLogger("igjax").setLevel(level)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command; gives its code and what it wrote."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["igjax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        written = capsys.readouterr()
+        return exit_info.value.code or 0, written.out, written.err
+
+    return call
+
+
+def stored(name="attributions", out="attr.zarr"):
+    return np.asarray(zarr.open_group(out, mode="r")[name])
+
+
+def settings(out="attr.zarr"):
+    return zarr.open_group(out, mode="r").attrs
+
+
+def expected(fun, *arrays, **keywords):
+    return jax.jit(jax.vmap(igjax.integrated_grad(fun, **{"rule": RULE, **keywords})))(*arrays)
+
+
+def save_npz():
+    np.savez("data.npz", zebra=XS, ant=SCALES)  # in this order
+
+
+def save_group():
+    group = zarr.open_group("data.zarr", mode="w")
+    group.create_array("scales", data=SCALES)
+    group.create_array("a_first", data=XS)
+    (pathlib.Path("data.zarr") / "notes").mkdir()
+
+
+def save_two():
+    np.save("xs.npy", XS)
+    np.save("scales.npy", SCALES)
+
+
+ONE = {
+    "a .npy file": (lambda: np.save("xs.npy", XS), "xs.npy"),
+    "a Zarr v3 array": (lambda: zarr.save_array("xs.zarr", XS, zarr_format=3), "xs.zarr"),
+    "a Zarr v2 array": (lambda: zarr.save_array("xs.zarr", XS, zarr_format=2), "xs.zarr"),
+    "a .npz file of one array": (lambda: np.savez("xs.npz", XS), "xs.npz"),
+    "an array": (lambda: None, "my_module:XS"),
+    "an attribute of an attribute": (lambda: None, "my_module:Nested.xs"),
+    "a function": (lambda: None, "my_module:examples"),
+}
+TWO = {
+    "a .npz file": (save_npz, ["data.npz"]),
+    "a Zarr group": (save_group, ["data.zarr"]),
+    "two files": (save_two, ["xs.npy", "scales.npy"]),
+}
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_attributes_data_of_every_kind(kind, run):
+    save, data = ONE[kind]
+    save()
+    code, out, err = attribute(run, data=data)
+    assert code == 0, err
+    assert "20 of 20 examples attributed, in attr.zarr" in out
+    np.testing.assert_allclose(stored(), expected(score, XS), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_several_arrays_are_several_arguments(kind, run):
+    save, data = TWO[kind]
+    save()
+    options = [word for name in data for word in ("--data", name)]
+    code, _, err = run("attribute", "my_module:scaled", *options, "--out", "attr.zarr", *FAST)
+    assert code == 0, err
+    np.testing.assert_allclose(stored(), expected(scaled, XS, SCALES), rtol=1e-4, atol=1e-6)
+
+
+def attribute(run, *options, function="score", data="my_module:XS", out="attr.zarr", fast=FAST):
+    return run("attribute", f"my_module:{function}", "--data", data, "--out", out, *fast, *options)
+
+
+def test_arrays_are_read_from_files_when_they_are_needed():
+    save_two()
+    (mapped,) = _data.source(["xs.npy"])
+    assert isinstance(mapped, np.memmap)
+    zarr.save_array("xs.zarr", XS)
+    (array,) = _data.source(["xs.zarr"])
+    assert (array.shape, array.dtype, array.nbytes) == (XS.shape, XS.dtype, XS.nbytes)
+    np.testing.assert_array_equal(array[7], XS[7])
+
+
+def test_objects_are_taken_as_they_are_and_functions_called():
+    assert _data.source(["my_module:XS"]) is XS
+    assert isinstance(_data.source(["my_module:Interrupted"]), Interrupted)
+    assert len(_data.source(["my_module:examples"])) == 20
+
+
+def test_a_tolerance_is_what_is_asked_for(run):
+    words = ["--rtol", "0.001", "--atol", "1e-5", "--max-evals", "80"]
+    code, _, _ = attribute(run, *words, fast=())
+    assert code == 0
+    assert settings()["rule"] == {"rtol": 0.001, "atol": 1e-5, "max_evals": 80}
+    rule = igjax.quadrature.to_tolerance(0.001, 1e-5, 80)
+    np.testing.assert_allclose(stored(), expected(score, XS, rule=rule), rtol=1e-4, atol=1e-6)
+
+
+def test_a_fixed_rule_is_gregorys(run):
+    code, _, _ = attribute(run, fast=("--nodes", "32"))
+    assert code == 0
+    assert np.all(stored("num_evals") == 32)
+    rule = igjax.quadrature.gregory(32)
+    np.testing.assert_allclose(stored(), expected(score, XS, rule=rule), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "baseline"),
+    [
+        ("-0.5", igjax.baselines.constant(-0.5)),
+        ("zeros", igjax.baselines.zeros),
+        ("my_module:upside_down", upside_down),
+        ("my_module:Nested.one", Nested.one),
+    ],
+)
+def test_baselines_are_numbers_or_names(text, baseline, run):
+    code, _, err = attribute(run, "--baseline", text)
+    assert code == 0, err
+    found = expected(score, XS, baseline=baseline)
+    np.testing.assert_allclose(stored(), found, rtol=1e-4, atol=1e-6)
+
+
+def test_a_path_is_a_name(run):
+    code, _, _ = attribute(run, "--path", "my_module:quadratic")
+    assert code == 0
+    found = expected(score, XS, path=quadratic)
+    np.testing.assert_allclose(stored(), found, rtol=1e-4, atol=1e-6)
+    code, _, err = attribute(run)
+    assert code == 2
+    assert "another path" in err
+
+
+def test_only_the_fields_asked_for_are_stored(run):
+    code, _, _ = attribute(run, "--field", "value", "--field", "error")
+    assert code == 0
+    assert set(zarr.open_group("attr.zarr")) == {"value", "error", "status", "reason"}
+
+
+def test_buckets_take_inputs_of_different_length(run):
+    code, _, err = attribute(
+        run, "--bucket", "3", "--bucket", "6", function="masked", data="my_module:ragged"
+    )
+    assert code == 0, err
+    np.testing.assert_array_equal(stored("length"), [2, 5, 3])
+    assert settings()["buckets"] == [3, 6]
+
+
+def save_flawed():
+    flawed = XS.copy()
+    flawed[[3, 5]] = np.nan
+    np.save("flawed.npy", flawed)
+
+
+def test_failed_examples_are_recorded_and_told(run):
+    save_flawed()
+    code, out, err = attribute(run, data="flawed.npy")
+    assert code == 1
+    assert "18 of 20 examples attributed" in out
+    assert "2 failed: igjax inspect attr.zarr tells why." in out
+    assert not err
+    assert attribute(run, data="flawed.npy")[0] == 1  # they have not got better
+
+
+def test_it_stops_at_an_example_that_fails_if_asked_to(run):
+    save_flawed()
+    code, _, err = attribute(run, "--on-error", "raise", data="flawed.npy")
+    assert code == 2
+    assert err.startswith("Error: example ")
+    assert "not finite" in err
+
+
+BAD = {
+    "a function without a module": (["score"], "must be module:name"),
+    "a module that is not there": (["no_such_module:score"], "No module named 'no_such_module'"),
+    "a name that is not there": (["my_module:scour"], "the module my_module has no 'scour'"),
+    "no function": (["my_module:XS"], "function"),
+    "a function to an array": (["my_module:vector"], "scalar"),
+    "a function that raises": (["my_module:rugged"], "RuntimeError: too rugged (--debug"),
+    "no file": (["--data", "none.npy"], "--data none.npy: there is none"),
+    "a file of another kind": (["--data", "xs.txt"], "must be a .npy or .npz file"),
+    "a .npy file that is none": (["--data", "fake.npy"], "magic string"),
+    "a .npz file that is none": (["--data", "fake.npz"], "is no .npz file"),
+    "a folder that is no Zarr": (["--data", "folder"], "no Zarr array, nor a group"),
+    "an object beside a file": (["--data", "xs.npy", "--data", "my_module:XS"], "must be alone"),
+    "a function in need": (["--data", "my_module:needy"], "must need no arguments: missing a"),
+    "no source": (["--data", "my_module:ROOT"], "source must be"),
+    "lengths that differ": (["--data", "xs.npy", "--data", "few.npy"], "equally long"),
+    "two rules": (["--nodes", "8", "--max-evals", "80"], "or --max-evals, for a tolerance"),
+    "no tolerance": (["--rtol", "0"], "rtol or atol must be above 0"),
+    "a negative tolerance": (["--rtol", "-1"], "rtol must be at least 0"),
+    "no nodes": (["--nodes", "0"], "at least 1"),
+    "a baseline in need of settings": (["--baseline", "blurred"], "a number, zeros or module:name"),
+    "a baseline that nobody knows": (["--baseline", "black"], "a number, zeros or module:name"),
+    "a path that is none": (["--path", "my_module:XS"], "path must be a function"),
+    "no batch": (["--batch-size", "0"], "auto or a number of at least 1"),
+    "a batch in words": (["--batch-size", "many"], "auto or a number of at least 1"),
+    "a field that nobody knows": (["--field", "colour"], "fields must be some of"),
+    "a bucket that is none": (["--bucket", "0"], "a bucket must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_told_in_a_line(what, run, folder):
+    options, message = BAD[what]
+    save_two()
+    np.save("few.npy", SCALES[:3])
+    (folder / "folder").mkdir()
+    for name in ("xs.txt", "fake.npy", "fake.npz"):
+        (folder / name).write_text("nothing that it should be")
+    function = [] if ":" in options[0] or options[0] == "score" else ["my_module:score"]
+    data = [] if "--data" in options else ["--data", "xs.npy"]
+    code, out, err = run("attribute", *function, *options, *data, "--out", "attr.zarr")
+    assert code == 2
+    assert not out
+    assert err.startswith("Error: ") and err.count("\n") == 1, err
+    assert message in err
+
+
+def test_usage_is_told_in_a_line(run):
+    for arguments in (["attribute", "my_module:score"], ["paint"], ["inspect", "a", "--colour"]):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert err.splitlines()[-1].startswith("Error: ")
+
+
+def test_debug_shows_the_traceback(run):
+    code, _, err = run(
+        "attribute", "my_module:rugged", "--data", "my_module:XS", "--out", "attr.zarr", "--debug"
+    )
+    assert code == 2
+    assert "Traceback" in err and "to stand on" in err
+
+
+def test_the_same_command_goes_on_unless_told_not_to(run):
+    assert attribute(run)[0] == 0
+    code, out, _ = attribute(run)
+    assert code == 0
+    assert "in this run 0" in out
+    code, _, err = attribute(run, "--no-resume")
+    assert code == 2
+    assert err.startswith("Error: attr.zarr holds attributions already")
+
+
+def test_what_cannot_be_written_has_a_code_of_its_own(run, monkeypatch):
+    def write(*_):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_store.Store, "write", write)
+        code, _, err = attribute(run)
+    assert code == 3
+    assert err == "Error: the disk is full\n"
+    assert attribute(run)[0] == 0
+
+
+def test_ctrl_c_has_the_code_of_shells_and_the_same_command_goes_on(run, monkeypatch):
+    code, _, err = attribute(run, data="my_module:Interrupted")
+    assert code == 130
+    assert err.startswith("Interrupted: the same command goes on.")
+    monkeypatch.setattr(Interrupted, "__getitem__", lambda self, index: XS[index % 20])
+    code, out, _ = attribute(run, data="my_module:Interrupted")
+    assert code == 0
+    assert "4000 of 4000 examples attributed" in out
+
+
+def test_an_interrupt_before_anything_is_written_promises_nothing(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["my_module"], "examples", interrupted)
+    code, _, err = attribute(run, data="my_module:examples")
+    assert (code, err) == (130, "Interrupted.\n")
+
+
+def test_progress_is_logged_unless_it_is_to_be_quiet(run, monkeypatch, caplog):
+    monkeypatch.setattr(_progress, "LOG_EVERY", 0.0)
+    assert attribute(run, "--quiet")[0] == 0
+    assert not caplog.messages
+    assert attribute(run, out="b.zarr")[0] == 0
+    assert "20 of 20 examples" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("too few"), "too few"),
+        (ValueError(), "ValueError"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (TypeError("no\nnumber"), "no (--debug shows more)"),
+    ],
+)
+def test_errors_are_told_in_a_line(error, line):
+    assert _exits.one_line(error) == line
+
+
+# In a process of its own.
+
+MODULE = """
+import jax.numpy as jnp
+import numpy as np
+import os, signal
+
+def score(x):
+    return jnp.sum(x**2)
+
+class Terminated:
+    def __len__(self):
+        return 4000
+
+    def __getitem__(self, index):
+        if index == 3999:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return np.ones(3, np.float32)
+"""
+
+
+def process(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_a_module_of_the_current_folder_in_a_process_of_its_own(folder):
+    (folder / "users.py").write_text(MODULE)
+    np.save("xs.npy", XS)
+    words = ["-m", "igjax", "attribute", "users:score", *FAST, "--out", "attr.zarr", "--data"]
+    done = process(*words, "xs.npy", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "20 of 20 examples attributed" in done.stdout
+    np.testing.assert_allclose(stored(), XS**2, rtol=1e-2, atol=1e-6)
+    ended = process(*words[:-2], "other.zarr", "--data", "users:Terminated", cwd=folder)
+    assert ended.returncode == -signal.SIGTERM
+    assert "the same call goes on" in ended.stderr
+
+
+def test_help_imports_nothing_of_what_commands_need():
+    script = """
+import sys
+import igjax._cli
+assert "typer" not in sys.modules
+try:
+    igjax._cli.main()
+except SystemExit as end:
+    assert not end.code
+print([m for m in ("igjax.dataset", "tensorstore", "igjax._cli._attribute") if m in sys.modules])
+"""
+    done = process("-c", script, "attribute", "--help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "DATA holds the examples" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_tells_the_exit_codes(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for number in (_exits.OK, _exits.SOME_FAILED, _exits.BAD_INPUT, _exits.NOT_WRITTEN, 130, 143):
+        assert f"\n    {number} " in out
+
+
+def test_without_typer_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    code, out, err = run("doctor")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and "pip install 'igjax[dataset]'" in err
+
+
+def test_names_are_loaded_from_the_current_folder(folder):
+    (folder / "only_here.py").write_text("class A:\n    b = 7\n")
+    assert _named.load("only_here:A.b") == 7
+
+
+def test_baselines_that_take_x_alone_have_a_name():
+    assert _attribute.baseline_of("zeros") is igjax.baselines.zeros
