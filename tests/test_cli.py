@@ -1,5 +1,6 @@
 """The command line: what its commands do, print and exit with."""
 
+import json
 import logging
 import os
 import pathlib
@@ -14,8 +15,8 @@ import pytest
 import zarr
 
 import igjax
-from igjax._cli import _attribute, _data, _exits, _named, main
-from igjax.dataset import _progress, _store
+from igjax._cli import _attribute, _data, _exits, _facts, _named, main
+from igjax.dataset import _progress, _store, attribute_dataset
 
 ROOT = pathlib.Path(__file__).parents[1]
 XS = np.linspace(-1, 2, 60, dtype=np.float32).reshape(20, 3)
@@ -473,6 +474,149 @@ def test_without_typer_it_says_what_to_install(run, monkeypatch):
     code, out, err = run("doctor")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and "pip install 'igjax[dataset]'" in err
+
+
+# inspect
+
+
+@pytest.fixture(scope="module")
+def flawed_store(tmp_path_factory):
+    """A store with 20 examples, two of which have failed."""
+    flawed = list(XS)
+    flawed[3] = np.full(3, np.nan, np.float32)
+    flawed[5] = np.ones(4, np.float32)
+    out = tmp_path_factory.mktemp("stores") / "flawed.zarr"
+    rule = igjax.quadrature.to_tolerance()
+    attribute_dataset(score, flawed, out=out, rule=rule, batch_size=64, progress=False)
+    return out
+
+
+def facts_of(run, out, *options):
+    code, text, err = run("inspect", out, "--json", *options)
+    assert code == 0, err
+    return json.loads(text)
+
+
+def test_inspect_tells_numbers(run, flawed_store):
+    facts = facts_of(run, flawed_store)
+    done = stored("status", flawed_store) == 1
+    assert facts["progress"] == {"examples": 20, "done": 18, "failed": 2, "pending": 0}
+    assert facts["versions"]["igjax"] == igjax.__version__
+    assert facts["settings"]["rule"] == {"rtol": 0.01, "atol": 0.0, "max_evals": 528}
+    assert facts["settings"]["batch_size"] == 64
+    assert facts["converged"] == 1.0
+    error = stored("error", flawed_store)[done].astype(np.float64)
+    found = facts["distributions"]["error"]
+    assert found["not_finite"] == 0
+    for name, share in _facts.QUANTILES.items():
+        assert found[name] == pytest.approx(np.quantile(error, share))
+    value, baseline_value, gap = (
+        stored(name, flawed_store)[done].astype(np.float64)
+        for name in ("value", "baseline_value", "completeness_gap")
+    )
+    largest = np.max(np.abs(gap) / np.abs(value - baseline_value))
+    assert facts["distributions"]["relative_completeness_gap"]["max"] == pytest.approx(largest)
+    evals = stored("num_evals", flawed_store)[done]
+    assert facts["distributions"]["num_evals"]["median"] == np.median(evals)
+
+
+def test_inspect_tells_failures(run, flawed_store):
+    first, second = facts_of(run, flawed_store)["failures"]
+    assert (first["example"], second["example"]) == (3, 5)
+    assert first["reason"] == "argument 0 is not finite."
+    assert "(4,)" in second["reason"]
+    assert facts_of(run, flawed_store, "--failures", "1")["failures"] == [first]
+    assert facts_of(run, flawed_store, "--failures", "0")["failures"] == []
+
+
+def test_inspect_shows_tables(run, flawed_store, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, err = run("inspect", flawed_store, "--failures", "1")
+    assert (code, err) == (0, "")
+    for part in ("rtol 0.01", "batch_size", "pending", "95%", "failures, 1 of 2", "not finite."):
+        assert part in out
+
+
+def test_reasons_are_shown_as_they_are(run, monkeypatch):
+    class Odd(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise ValueError("[bold]ä" + 300 * "ö")
+            return super().__getitem__(index)
+
+    attribute_dataset(score, Odd(XS), out="attr.zarr", rule=RULE, progress=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "ValueError: [bold]äö" in run("inspect", "attr.zarr")[1]
+    (failure,) = facts_of(run, "attr.zarr")["failures"]
+    assert failure["reason"].rstrip("ö") == "ValueError: [bold]ä"
+
+
+def test_inspect_of_what_has_no_error_estimate(run):
+    assert attribute(run, fast=("--nodes", "33"))[0] == 0
+    facts = facts_of(run, "attr.zarr")
+    assert facts["distributions"]["error"] == dict.fromkeys(_facts.QUANTILES) | {"not_finite": 20}
+    assert facts["distributions"]["num_evals"]["max"] == 33.0
+    rows = [line.split() for line in run("inspect", "attr.zarr")[1].splitlines()]
+    assert [row[3] for row in rows if "max" in row] == ["-"]
+    assert [row[4] for row in rows if "finite" in row] == ["20"]
+
+
+def test_inspect_of_few_fields(run):
+    assert attribute(run, "--field", "num_evals")[0] == 0
+    facts = facts_of(run, "attr.zarr")
+    assert list(facts["distributions"]) == ["num_evals"]
+    assert facts["converged"] is None
+    assert run("inspect", "attr.zarr")[0] == 0
+    assert attribute(run, "--field", "attributions", out="b.zarr")[0] == 0
+    assert facts_of(run, "b.zarr")["distributions"] == {}
+    assert run("inspect", "b.zarr")[0] == 0
+
+
+def test_inspect_of_a_run_that_is_not_done(run):
+    assert attribute(run, data="my_module:Interrupted")[0] == 130
+    progress = facts_of(run, "attr.zarr")["progress"]
+    assert progress["done"] > 0 and progress["pending"] > 0
+    assert progress["done"] + progress["pending"] == 4000
+    assert run("inspect", "attr.zarr")[0] == 0
+
+
+def test_inspect_of_a_stream_that_is_not_done(run):
+    def stream():
+        yield from XS
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attribute_dataset(score, stream(), out="attr.zarr", rule=RULE, progress=False)
+    progress = facts_of(run, "attr.zarr")["progress"]
+    assert (progress["examples"], progress["pending"]) == (None, None)
+    assert "not known" in run("inspect", "attr.zarr")[1]
+
+
+def test_inspect_of_a_store_with_nothing_done(run):
+    arrays = {"error": _store.Field((), np.dtype(np.float32))}
+    attributes = {"made_by": "igjax", "fields": ["error"], "length": 4, "block": 2}
+    _store.create("attr.zarr", arrays, 4, attributes)
+    facts = facts_of(run, "attr.zarr")
+    assert facts["progress"] == {"examples": 4, "done": 0, "failed": 0, "pending": 4}
+    assert facts["distributions"]["error"]["max"] is None
+    assert run("inspect", "attr.zarr")[0] == 0
+
+
+def test_inspect_of_what_is_no_store(run, folder):
+    code, _, err = run("inspect", "none.zarr")
+    assert (code, err) == (2, "Error: there is no store of attributions in none.zarr.\n")
+    assert not (folder / "none.zarr").exists()
+    zarr.save_group("other.zarr", a=XS)
+    code, _, err = run("inspect", "other.zarr")
+    assert code == 2 and "none that igjax has made" in err
+
+
+def test_gaps_are_relative_to_the_difference_of_the_values():
+    gap, value = np.array([0.1, 0.0, 0.1, np.nan]), np.array([2.0, 1.0, 1.0, 1.0])
+    found = _facts.relative_gap(gap, value, np.ones(4))
+    np.testing.assert_array_equal(found, [0.1, 0.0, np.inf, np.nan])
+    assert _facts.distribution(found)["not_finite"] == 2
+    assert _facts.distribution(found)["median"] == 0.05
 
 
 def test_names_are_loaded_from_the_current_folder(folder):

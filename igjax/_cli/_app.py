@@ -1,6 +1,7 @@
 """The commands and their options. What they do is imported when one is called: help is fast."""
 
 import enum
+import json
 from typing import Annotated, Any
 
 import typer
@@ -145,3 +146,32 @@ def attribute(
         )
     typer.echo(_attribute.told(summary))
     raise SystemExit(SOME_FAILED if summary.failed else OK)
+
+
+@app.command("inspect", no_args_is_help=True)
+def inspect_store(
+    out: Annotated[str, typer.Argument(help="The Zarr store that attribute has written.")],
+    failures: Annotated[int, typer.Option(min=0, help="Failures to list, at most.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: _Debug = False,
+) -> None:
+    """Show how far and how good a store is, and what failed.
+
+    Completeness gaps are relative to the difference of the values at the input and the baseline.
+    """
+    with exits(debug=debug):
+        from igjax._cli._facts import facts
+        from igjax.dataset._store import open_existing
+
+        store = open_existing(out, write=False)
+        if store is None:
+            raise ValueError(f"there is no store of attributions in {out}.")
+        found = facts(store, failures)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2, allow_nan=False))
+            return
+        from rich.console import Console
+
+        from igjax._cli._tables import tables
+
+        Console().print(*tables(found), sep="\n")

@@ -1,0 +1,98 @@
+"""What ``igjax inspect`` tells of a store, as plain values that JSON knows."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax.dataset._store import DONE, FAILED, PENDING, Store
+
+QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+_SETTINGS = ("rule", "multiply_by_inputs", "fields", "buckets", "batch_size", "block")
+_FINGERPRINTS = ("function", "path_and_baseline", "data")
+_GAP = ("completeness_gap", "value", "baseline_value")
+
+Floats = NDArray[np.float64]
+
+
+def facts(store: Store, failures: int) -> dict[str, Any]:
+    """What there is to say about a store.
+
+    Args:
+      store: where the attributions are.
+      failures: how many of the examples that failed to list, at most.
+
+    Returns:
+      A dictionary that ``json.dumps`` takes. What is not known is None; what has not been stored
+      is absent from ``distributions`` and, for ``converged``, None.
+    """
+    attributes, status = store.attributes, store.whole("status")
+    done = status == DONE
+    return {
+        "out": store.out,
+        "settings": {name: attributes.get(name) for name in _SETTINGS},
+        "fingerprints": {name: attributes.get(name) for name in _FINGERPRINTS},
+        "versions": attributes.get("versions", {}),
+        "device": attributes.get("device"),
+        "progress": _progress(status, attributes["length"]),
+        "distributions": _distributions(store, done),
+        "converged": _share(store, done),
+        "failures": _failures(store, np.flatnonzero(status == FAILED)[:failures]),
+    }
+
+
+def distribution(values: NDArray[Any]) -> dict[str, float | int | None]:
+    """Quantiles of those that are finite, and how many are not."""
+    finite = np.asarray(values, np.float64)[np.isfinite(values)]
+    quantiles = {
+        name: float(np.quantile(finite, share)) if finite.size else None
+        for name, share in QUANTILES.items()
+    }
+    return {**quantiles, "not_finite": int(values.size - finite.size)}
+
+
+def relative_gap(gap: Floats, value: Floats, baseline_value: Floats) -> Floats:
+    """|gap| relative to |F(x) - F(x')|; 0 for 0 / 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gap == 0.0, 0.0, np.abs(gap) / np.abs(value - baseline_value))
+
+
+def _progress(status: NDArray[np.uint8], length: int | None) -> dict[str, int | None]:
+    counts = {"done": int(np.sum(status == DONE)), "failed": int(np.sum(status == FAILED))}
+    # Of a stream that goes on nobody knows the length; the store has room for more than has come.
+    pending = None if length is None else int(np.sum(status == PENDING))
+    return {"examples": length, **counts, "pending": pending}
+
+
+def _distributions(store: Store, done: NDArray[np.bool_]) -> dict[str, Any]:
+    def of(name: str) -> Floats:
+        return store.whole(name)[done].astype(np.float64)
+
+    found = {}
+    if "error" in store.fields:
+        found["error"] = distribution(of("error"))
+    if set(_GAP) <= set(store.fields):
+        found["relative_completeness_gap"] = distribution(relative_gap(*map(of, _GAP)))
+    if "num_evals" in store.fields:
+        found["num_evals"] = distribution(of("num_evals"))
+    return found
+
+
+def _share(store: Store, done: NDArray[np.bool_]) -> float | None:
+    if "converged" not in store.fields or not np.any(done):
+        return None
+    return float(np.mean(store.whole("converged")[done]))
+
+
+def _failures(store: Store, indices: NDArray[np.intp]) -> list[dict[str, Any]]:
+    """Each with its reason. Few blocks are read for them, not the reasons of all examples."""
+    blocks = {number: store.read(number) for number in {int(i) // store.block for i in indices}}
+
+    def reason(index: int) -> str | None:
+        block = blocks[index // store.block]
+        if block is None:  # damaged since
+            return None
+        encoded = block["reason"][index % store.block].tobytes()
+        return encoded.rstrip(b"\0").decode(errors="ignore")  # the last letter may be cut in two
+
+    return [{"example": int(index), "reason": reason(int(index))} for index in indices]
