@@ -1,5 +1,6 @@
 """The command line: what its commands do, print and exit with."""
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pytest
 import zarr
 
 import igjax
-from igjax._cli import _attribute, _data, _exits, _facts, _named, main
+from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, main
 from igjax.dataset import _progress, _store, attribute_dataset
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -617,6 +618,36 @@ def test_gaps_are_relative_to_the_difference_of_the_values():
     np.testing.assert_array_equal(found, [0.1, 0.0, np.inf, np.nan])
     assert _facts.distribution(found)["not_finite"] == 2
     assert _facts.distribution(found)["median"] == 0.05
+
+
+# doctor
+
+
+def test_doctor_finds_that_all_is_well(run):
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert out.count("\nok ") == 6 and "failed" not in out
+    for package in ("igjax", "jax", "tensorstore"):
+        version = igjax.__version__ if package == "igjax" else importlib.metadata.version(package)
+        assert f"{package:<12} {version}\n" in out
+
+
+def test_doctor_tells_what_is_wrong(run, monkeypatch):
+    monkeypatch.setattr(_doctor, "PACKAGES", ("jax", "no-such-package"))
+    monkeypatch.setattr(_doctor, "_expected", lambda x: 1.01 * x)
+    code, out, err = run("doctor", "--debug")
+    assert code == 1
+    assert "no-such-package not installed" in out
+    assert "failed  x64 on: off by" in out
+    assert "Traceback" in err
+
+
+def test_doctor_expects_what_the_definition_says():
+    x = np.array([0.5, 1.0, 2.0])
+    alphas = (np.arange(10_000) + 0.5) / 10_000
+    gradients = np.exp(np.outer(alphas, _doctor._WEIGHTS * x).sum(axis=1))[:, None]
+    defined = x * np.mean(gradients * _doctor._WEIGHTS, axis=0)
+    np.testing.assert_allclose(_doctor._expected(x), defined, rtol=1e-6)
 
 
 def test_names_are_loaded_from_the_current_folder(folder):

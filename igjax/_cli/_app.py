@@ -175,3 +175,18 @@ def inspect_store(
         from igjax._cli._tables import tables
 
         Console().print(*tables(found), sep="\n")
+
+
+@app.command()
+def doctor(debug: _Debug = False) -> None:
+    """Show versions and devices, and check what works here."""
+    with exits(debug=debug):
+        from igjax._cli import _doctor
+
+        for name, version in _doctor.versions().items():
+            typer.echo(f"{name:<12} {version}")
+        failed = False
+        for result in _doctor.results(debug=debug):
+            failed |= not result.ok
+            typer.echo(f"{'ok' if result.ok else 'failed':<7} {result.name}: {result.detail}")
+    raise SystemExit(SOME_FAILED if failed else OK)
