@@ -115,8 +115,8 @@ def _of_arrays(source: Any) -> Source:
         raise ValueError("source holds no array.")
     # What is on a device already is fetched once, and not example by example.
     held = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, source)
-    sizes = [getattr(leaf, "nbytes", None) for leaf in jax.tree.leaves(held)]
-    nbytes = None if None in sizes else sum(map(int, sizes))
+    sizes: list[Any] = [getattr(leaf, "nbytes", None) for leaf in jax.tree.leaves(held)]
+    nbytes = None if None in sizes else sum(sizes)
     (length,) = set(lengths.values())
 
     def take(index: int) -> Any:
