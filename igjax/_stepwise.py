@@ -41,15 +41,14 @@ class Stepwise(NamedTuple):
     """What ``integrated_grad`` does with an example, in parts. All are functions of one example.
 
     Attributes:
-      begin: from the example's arguments to the work on it, after its first step.
-      step: from the work to the work one step on; of what is done, to the same.
-      done: from the work to whether more steps would change nothing.
+      begin: from the example's arguments to the work on it, after its first step, and whether it is
+        done: more steps would change nothing.
+      step: from the work to the work one step on, and whether it is done.
       finish: from the work to the attributions and their report.
     """
 
-    begin: Callable[..., Work]
-    step: Callable[[Work], Work]
-    done: Callable[[Work], jax.Array]
+    begin: Callable[..., tuple[Work, jax.Array]]
+    step: Callable[[Work], tuple[Work, jax.Array]]
     finish: Callable[[Work], tuple[Tree, Report]]
 
 
@@ -78,19 +77,17 @@ def stepwise(fun: Callable[..., Any], settings: Settings) -> Stepwise:
         task, _ = task_of(work.args)
         return task, _steps(task, work.values, settings)
 
-    def begin(*args: Tree) -> Work:
+    def begin(*args: Tree) -> tuple[Work, jax.Array]:
         task, value = task_of(args)
         values = value(task.x), value(task.baseline)
         steps = _steps(task, values, settings)
-        number = jnp.asarray(steps.number, jnp.int32)
-        return Work((task.x, *args[1:]), values, number, steps.begin())
+        number, carry = jnp.asarray(steps.number, jnp.int32), steps.begin()
+        return Work((task.x, *args[1:]), values, number, carry), steps.stopped(carry)
 
-    def step(work: Work) -> Work:
-        carry = steps_of(work)[1].step(work.carry, work.number)
-        return work._replace(number=work.number + 1, carry=carry)
-
-    def done(work: Work) -> jax.Array:
-        return steps_of(work)[1].stopped(work.carry)
+    def step(work: Work) -> tuple[Work, jax.Array]:
+        _, steps = steps_of(work)
+        carry = steps.step(work.carry, work.number)
+        return work._replace(number=work.number + 1, carry=carry), steps.stopped(carry)
 
     def finish(work: Work) -> tuple[Tree, Report]:
         task, steps = steps_of(work)
@@ -98,7 +95,7 @@ def stepwise(fun: Callable[..., Any], settings: Settings) -> Stepwise:
         told = report(task.x, precise, account, *work.values, complete=task.complete)
         return in_dtype_of(task.x, precise), told
 
-    return Stepwise(begin, step, done, finish)
+    return Stepwise(begin, step, finish)
 
 
 def _steps(task: Task, values: tuple[jax.Array, jax.Array], settings: Settings) -> Steps:

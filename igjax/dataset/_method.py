@@ -11,7 +11,7 @@ import numpy as np
 from igjax import _tolerance, quadrature
 from igjax._inputs import resolve_baseline
 from igjax._report import Report
-from igjax._stepwise import stepwise
+from igjax._stepwise import Stepwise, stepwise
 from igjax._transform import Settings
 from igjax.dataset import _fingerprint
 from igjax.dataset._programs import Compiler, Programs
@@ -56,15 +56,17 @@ class Method:
         width = self.width(batch_size)
         key = width, str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), args))
         if key not in self._programs:
-            settings = self._settings._replace(batch_size=min(batch_size, self._nodes))
-            parts = stepwise(self._fun, settings)
+            parts = self._parts(min(batch_size, self._nodes))
             self._programs[key] = Programs(parts, args, width, self.compiler)
         return self._programs[key]
 
+    def _parts(self, batch_size: int) -> Stepwise:
+        return stepwise(self._fun, self._settings._replace(batch_size=batch_size))
+
     def results(self, args: tuple[Tree, ...]) -> tuple[Tree, Report]:
         """Shapes and dtypes of attributions and report."""
-        parts = stepwise(self._fun, self._settings)
-        return jax.eval_shape(lambda *args: parts.finish(parts.begin(*args)), *args)
+        parts = self._parts(self._nodes)
+        return jax.eval_shape(lambda *args: parts.finish(parts.begin(*args)[0]), *args)
 
     def fingerprints(self, args: tuple[Tree, ...]) -> dict[str, Any]:
         """What of it has to be the same for a run to go on with what another began."""

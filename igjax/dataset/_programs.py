@@ -126,11 +126,10 @@ class Programs:
     def __init__(self, parts: Stepwise, args: tuple[Tree, ...], width: int, compiler: Compiler):
         self.width = width
         self._compiler = compiler
-        self._work = jax.eval_shape(parts.begin, *args)
-        begin, step = _flagged(parts.begin, parts.done), _flagged(parts.step, parts.done)
-        self._begin = compiler.compile(jax.vmap(begin), args, width)
+        self._work, _ = jax.eval_shape(parts.begin, *args)
+        self._begin = compiler.compile(jax.vmap(parts.begin), args, width)
         self._finish = compiler.compile(jax.vmap(parts.finish), (self._work,), width)
-        self._step_of = jax.vmap(step)
+        self._step_of = jax.vmap(parts.step)
         self._later: tuple[Program, Program] | None = None
 
     @property
@@ -189,13 +188,3 @@ class Programs:
             return jnp.where(wide, picked.reshape(old.shape), old)
 
         return jax.tree.map(leaf, work, staged)
-
-
-def _flagged(
-    work_of: Callable[..., Work], done: Callable[[Work], jax.Array]
-) -> Callable[..., tuple[Work, jax.Array]]:
-    def flagged(*args: Tree) -> tuple[Work, jax.Array]:
-        work = work_of(*args)
-        return work, done(work)
-
-    return flagged
