@@ -3,7 +3,8 @@
 ``attribute_dataset`` is what a loop over batches of ``jax.vmap(integrated_grad(fun))`` grows into.
 """
 
+from igjax.dataset._attribute import attribute_dataset
 from igjax.dataset._layout import FIELDS
-from igjax.dataset._run import Summary, attribute_dataset
+from igjax.dataset._run import Summary
 
 __all__ = ["FIELDS", "Summary", "attribute_dataset"]
