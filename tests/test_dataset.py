@@ -113,12 +113,14 @@ def test_the_keywords_of_integrated_grad(tmp_path: pathlib.Path) -> None:
 
 
 def test_on_one_device_as_on_eight(tmp_path: pathlib.Path) -> None:
-    one = Mesh(np.array(jax.devices()[:1]), ("example",))
-    run(score, (XS, LABELS), tmp_path / "eight", rule=RULE)
-    run(score, (XS, LABELS), tmp_path / "one", rule=RULE, mesh=one)
-    eight, single = read(tmp_path / "eight"), read(tmp_path / "one")
-    for name in ("attributions", "value", "num_evals"):
-        np.testing.assert_allclose(eight[name], single[name], rtol=1e-5, atol=1e-7)
+    run(score, (XS, LABELS), tmp_path / "one", rule=RULE)
+    single = read(tmp_path / "one")
+    for mesh in (None, jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))):
+        out = tmp_path / f"{mesh is None}"
+        run(score, (XS, LABELS), out, rule=RULE, mesh=mesh)
+        eight = read(out)
+        for name in ("attributions", "value", "num_evals"):
+            np.testing.assert_allclose(eight[name], single[name], rtol=1e-5, atol=1e-7)
 
 
 def test_a_model_that_is_sharded(tmp_path: pathlib.Path) -> None:
@@ -450,10 +452,9 @@ def test_programs_run_full_and_are_compiled_once(
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Compiler, "compile", counted)
-    one = Mesh(np.array(jax.devices()[:1]), ("example",))
     xs = RNG.normal(size=(600, 6)).astype(np.float32)
     labels = (np.arange(600) % 3).astype(np.int32)
-    summary = run(score, (xs, labels), tmp_path, rule=RULE, batch_size=64, mesh=one)
+    summary = run(score, (xs, labels), tmp_path, rule=RULE, batch_size=64)
     assert len(compiled) == 4  # to begin, to finish, to go on, to admit
     assert summary.utilization > 0.95
     assert len(np.unique(read(tmp_path)["num_evals"])) > 2
@@ -461,7 +462,7 @@ def test_programs_run_full_and_are_compiled_once(
 
 def test_parameters_are_arguments_of_the_programs() -> None:
     weights = jnp.asarray(RNG.normal(size=(6, 50_000)), jnp.float32)
-    compiler = Compiler(Mesh(np.array(jax.devices()[:1]), ("example",)))
+    compiler = Compiler(ONE)
     settings = igjax.integrated.Settings(
         baselines.zeros, paths.straight_line, RULE, True, None, True, None
     )

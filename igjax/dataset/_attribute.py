@@ -65,7 +65,8 @@ def attribute_dataset(
       batch_size: the number of gradients that a device evaluates at once; ``"auto"`` tries which is
         fastest.
       mesh: the devices: the examples are spread over its first axis, and what ``fun`` closes over
-        may be sharded over the others. By default all devices of this process.
+        may be sharded over the others (of ``AxisType.Auto``). By default all devices of this
+        process.
       resume: whether to go on with what is in ``out``; else it must not be there.
       progress: whether to show how far it is: a bar in terminals and notebooks, and now and then a
         message to the logger ``igjax`` elsewhere.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from igjax._memory import free_memory
@@ -33,6 +33,8 @@ class Compiler:
 
     def __init__(self, mesh: Mesh):
         axis = mesh.axis_names[0]
+        # Functions of one example know nothing of a mesh: JAX finds out how to spread them.
+        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
         self.devices = mesh.shape[axis]  # those that have examples of their own
         self.examples = NamedSharding(mesh, PartitionSpec(axis))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
