@@ -45,9 +45,8 @@ def total(x: jax.Array) -> jax.Array:
 
 
 def run(fun: Callable[..., Any], source: Any, out: Any, **settings: Any) -> Any:
-    return attribute_dataset(
-        fun, source, out=out, **{"progress": False, "batch_size": 32} | settings
-    )
+    settings = {"progress": False, "batch_size": 32, "mesh": ONE} | settings
+    return attribute_dataset(fun, source, out=out, **settings)
 
 
 def read(out: Any) -> dict[str, np.ndarray]:
