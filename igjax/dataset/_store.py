@@ -5,10 +5,11 @@ A block is as many examples as a chunk of the arrays has. Its arrays are written
 at all, and has a checksum.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,9 +66,11 @@ class Store:
 
     def resize(self, length: int) -> None:
         """Makes room for that many examples, and no more."""
-        for name, array in self._arrays.items():
-            end = [length, *array.shape[1:]]
-            self._arrays[name] = array.resize(exclusive_max=end, resize_metadata_only=True).result()
+        with _writing(self.out):
+            for name, array in self._arrays.items():
+                end = [length, *array.shape[1:]]
+                resized = array.resize(exclusive_max=end, resize_metadata_only=True)
+                self._arrays[name] = resized.result()
 
     def empty_block(self, number: int) -> dict[str, NDArray[Any]]:
         """A block in which nothing is done. Where the length is not known yet, it makes room."""
@@ -96,17 +99,22 @@ class Store:
         return sound if len(sound) == len(found) else None
 
     def write(self, number: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Writes a block, and then what has become of its examples."""
+        """Writes a block, and then what has become of its examples.
+
+        Raises:
+          OSError: if it can't.
+        """
         rows = self._rows(number)
         values = {name: value[: rows.stop - rows.start] for name, value in values.items()}
-        writes = [
-            self._arrays[name][rows].write(value)
-            for name, value in values.items()
-            if name != "status"
-        ]
-        for write in writes:
-            write.result()
-        self._arrays["status"][rows].write(values["status"]).result()
+        with _writing(self.out):
+            writes = [
+                self._arrays[name][rows].write(value)
+                for name, value in values.items()
+                if name != "status"
+            ]
+            for write in writes:
+                write.result()
+            self._arrays["status"][rows].write(values["status"]).result()
 
     def note(self, **attributes: Any) -> None:
         """Writes more into the metadata."""
@@ -167,7 +175,10 @@ def _array(out: str, name: str, field: Field, length: int, block: int) -> Any:
         ],
         "dimension_names": ["example", *(f"{name}_{axis}" for axis in range(len(field.shape)))],
     }
-    return ts.open(_spec(out, name, metadata=metadata), create=True, delete_existing=True).result()
+    spec = _spec(out, name, metadata=metadata)
+    with _writing(out):
+        opening = ts.open(spec, create=True, delete_existing=True)
+        return opening.result()
 
 
 def _spec(out: str, name: str, **more: Any) -> dict[str, Any]:
@@ -202,7 +213,19 @@ def _fill(field: Field) -> Any:
 
 def _write_group(out: str, attributes: dict[str, Any]) -> None:
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    _kvstore(out).write(_ATTRIBUTES, json.dumps(group, indent=2).encode()).result()
+    with _writing(out):
+        _kvstore(out).write(_ATTRIBUTES, json.dumps(group, indent=2).encode()).result()
+
+
+@contextlib.contextmanager
+def _writing(out: str) -> Iterator[None]:
+    """Raises OSError for what TensorStore raises, which is the same whatever is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(
+            f"results can't be written to {out}: {error}. The same call goes on when they can."
+        ) from error
 
 
 def _kvstore(out: str) -> Any:
