@@ -124,6 +124,18 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[name].tobytes() == array.tobytes(), name
 
 
+def test_what_a_kill_leaves_beside_chunks_does_not_get_into_them(begin, undisturbed):
+    run = begin(length=400)
+    run.finish()
+    for name in ("status", "value"):
+        chunk = run.out / name / "c" / "3"
+        chunk.unlink()
+        chunk.with_name("3.__lock").write_bytes(bytes(10_000))
+    run.finish()
+    assert run.reads() == list(range(75, 100))
+    assert_same(run.contents(), undisturbed(400))
+
+
 @pytest.fixture
 def ballast(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file that fills a disk of 1 MB, where a run has its folder."""

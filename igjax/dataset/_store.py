@@ -149,7 +149,9 @@ def open_existing(out: str, *, write: bool = True) -> Store | None:
         raise ValueError(f"{out} is a Zarr group, but none that igjax has made.")
     names = [*attributes["fields"], *BOOKKEEPING]
     opened = {
-        name: _tensorstore().open(_spec(out, name), open=True, read=True, write=write)
+        name: _tensorstore().open(
+            _spec(out, name), open=True, read=True, write=write, context=_context()
+        )
         for name in names
     }
     return Store(out, attributes, {name: array.result() for name, array in opened.items()})
@@ -177,7 +179,7 @@ def _array(out: str, name: str, field: Field, length: int, block: int) -> Any:
     }
     spec = _spec(out, name, metadata=metadata)
     with _writing(out):
-        opening = ts.open(spec, create=True, delete_existing=True)
+        opening = ts.open(spec, create=True, delete_existing=True, context=_context())
         return opening.result()
 
 
@@ -229,7 +231,16 @@ def _writing(out: str) -> Iterator[None]:
 
 
 def _kvstore(out: str) -> Any:
-    return _tensorstore().KvStore.open(_url(out)).result()
+    return _tensorstore().KvStore.open(_url(out), context=_context()).result()
+
+
+def _context() -> Any:
+    """How files are written: under a new name each, and then renamed.
+
+    By default TensorStore writes them under one name, that of a lock. What a process that was
+    killed has left there, it writes over: behind a shorter chunk the rest of that would stay.
+    """
+    return _tensorstore().Context({"file_io_locking": {"mode": "none"}})
 
 
 def _url(out: str, name: str = "") -> str:
