@@ -1,9 +1,11 @@
 """``attribute_dataset`` as a process: killed, stopped, out of disk, beside others, for long."""
 
+import itertools
 import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -124,6 +126,86 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[name].tobytes() == array.tobytes(), name
 
 
+@pytest.mark.parametrize(
+    ("kills", "length"), [(3, 400), pytest.param(50, 4000, marks=pytest.mark.slow)]
+)
+def test_kills_lose_nothing_that_is_written(begin, undisturbed, kills, length):
+    rng = np.random.default_rng(0)
+    expected = undisturbed(length)
+    run = begin(length=length, delay=0.002, chunks=length // 10)
+    done, grown = run.done(), 0
+    for kill in range(kills):
+        process = run.start(flush_every=[0.05, 60.0][kill % 2])
+        if kill % 5 < 4:
+            run.wait_for_reads(int(rng.integers(1, 120)), process)
+            time.sleep(rng.uniform(0, 0.02))
+        else:  # at any moment, before the work begins too
+            time.sleep(rng.uniform(0, 1.5))
+        assert process.poll() is None, "it has finished before it was killed"
+        process.kill()
+        process.communicate()
+        now = run.done()
+        assert not done & set(run.reads())  # what was written has not been done again
+        assert done <= now  # and is still there
+        done, grown = now, grown + (now > done)
+    assert grown >= kills // 3 and len(done) < length
+    run.finish()
+    assert sorted(run.reads()) == sorted(set(range(length)) - done)
+    assert_same(run.contents(), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_when_what_is_done_is_written(begin, undisturbed, number):
+    run = begin(length=400, delay=0.005, chunks=1)  # one block, which is not full until the end
+    process = run.start()
+    run.wait_for_reads(150, process)
+    process.send_signal(number)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == -number
+    done = run.done()
+    assert 0 < len(done) < 400
+    assert f"{len(done)} of 400 examples" in errors
+    assert f"They are in {run.out}: the same call goes on from there." in errors
+    assert ("KeyboardInterrupt: " in errors) == (number == signal.SIGINT)
+    run.finish()
+    assert sorted(run.reads()) == sorted(set(range(400)) - done)
+    assert_same(run.contents(), undisturbed(400))
+
+
+def test_damaged_chunks_are_noticed_and_done_again(begin, undisturbed):
+    run = begin(length=400)
+    run.finish()
+    names = sorted(run.contents())
+    block, rng = 25, np.random.default_rng(0)
+
+    def chunk(name: str, number: int) -> pathlib.Path:
+        path = run.out / name / "c" / str(number)
+        return path / "0" if path.is_dir() else path
+
+    for number, name in enumerate(names):  # a bit of each array, the status among them
+        raw = bytearray(chunk(name, number).read_bytes())
+        raw[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
+        chunk(name, number).write_bytes(raw)
+    torn = chunk("attributions", 10)
+    os.truncate(torn, torn.stat().st_size // 2)
+    os.truncate(chunk("value", 11), 0)
+    chunk("attributions", 12).unlink()
+    chunk("num_evals", 13).unlink()
+    chunk("status", 14).unlink()
+    damaged = [*range(len(names)), 10, 11, 12, 13, 14]
+    process = run.start()
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 0
+    of_status = {names.index("status"), 14}  # as if they had never been done
+    for number in set(damaged) - of_status:
+        assert f"block {number} is damaged, and is done again." in errors
+    again = [i for n in damaged for i in range(n * block, (n + 1) * block)]
+    assert sorted(run.reads()) == again
+    assert_same(run.contents(), undisturbed(400))
+    run.finish()
+    assert run.reads() == []
+
+
 def test_what_a_kill_leaves_beside_chunks_does_not_get_into_them(begin, undisturbed):
     run = begin(length=400)
     run.finish()
@@ -185,3 +267,56 @@ def test_a_folder_that_cannot_be_written_likewise(begin, undisturbed):
     (run.out / "value" / "c").unlink()
     run.finish()
     assert_same(run.contents(), undisturbed(400))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_share_the_work(begin, undisturbed, count):
+    length = 200 * count
+    run = begin(length=length)
+    run.finish(*run.start_together(count))
+    reads = [run.reads(process) for process in range(count)]
+    assert sorted(itertools.chain(*reads)) == list(range(length))
+    assert min(map(len, reads)) > 180
+    assert_same(run.contents(), undisturbed(length))
+
+
+@pytest.mark.parametrize(("count", "then"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
+def test_the_others_finish_when_one_is_killed(begin, undisturbed, count, then):
+    length, victim = 200 * count, 1
+    run = begin(length=length, delay=0.01)
+    processes = run.start_together(count)
+    run.wait_for_reads(150, processes[victim], start=victim)
+    processes[victim].kill()
+    processes.pop(victim).communicate()
+    run.finish(*processes)
+    done, block = run.done(), zarr.open_group(run.out, mode="r").attrs["block"]
+    left = set(range(length)) - done
+    assert 0 < len(left) < 200
+    assert {i // block % count for i in left} == {victim}
+    again = [run.start()] if then == 1 else run.start_together(then)
+    run.finish(*again)
+    assert sorted(itertools.chain(*(run.reads(-1 - i) for i in range(then)))) == sorted(left)
+    assert_same(run.contents(), undisturbed(length))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_examples(begin):
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("there is no /proc to read the memory of a process from")
+    run = begin(length=100_000, width=32)
+    process = run.start()
+    run.wait_for_reads(2_000, process)  # more than 1000 are done: few are between the two
+    sizes = []
+    while process.poll() is None:
+        sizes += resident(process.pid)
+        time.sleep(0.1)
+    run.finish(process)
+    assert len(run.done()) == 100_000
+    assert max(sizes) < 1.1 * sizes[0], [size >> 20 for size in sizes[:: len(sizes) // 20]]
+
+
+def resident(pid: int) -> list[int]:
+    """The bytes of memory that a process has; none when it has just ended."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return [1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
