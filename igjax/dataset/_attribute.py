@@ -88,7 +88,9 @@ def attribute_dataset(
 
     Several processes (``jax.distributed``) with the same call share the work. Each has examples of
     its own and writes them by itself. When one dies, the same call by any number of processes does
-    what is left.
+    what is left. The others finish their shares if ``jax_enable_recoverability`` has been set
+    before ``jax.distributed.initialize``, and process 0, with the coordinator, lives until they
+    have; else JAX ends them too.
 
     Raises:
       TypeError: as ``integrated_grad``, and if ``source`` is nothing of the above.

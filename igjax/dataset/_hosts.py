@@ -1,7 +1,8 @@
 """Several processes on one dataset: who does what, and agreement on it before they begin.
 
-Nothing passes between them while they work. Each has blocks of its own and writes them by itself,
-so that one that dies takes only its own share with it.
+Nothing passes between them while they work. Each has blocks of its own and writes them by itself.
+One that dies takes only its own share with it, as far as JAX lets the others live: see
+``attribute_dataset``.
 """
 
 from collections.abc import Callable
