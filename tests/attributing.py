@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from igjax.dataset import Summary, _blocks, _run, attribute_dataset
+from igjax.dataset import Summary, _blocks, _opening, attribute_dataset
 from igjax.quadrature import to_tolerance
 
 SIZE, LABELS, WIDTH = 12, 5, 8
@@ -72,11 +72,11 @@ def main(
     length: int,
     delay: float = 0.0,
     width: int = WIDTH,
-    chunks: int = _run._CHUNKS,
+    chunks: int = _opening._CHUNKS,
     flush_every: float = _blocks.FLUSH_EVERY,
     distributed: dict[str, Any] | None = None,
 ) -> None:
-    _run._CHUNKS, _blocks.FLUSH_EVERY = chunks, flush_every
+    _opening._CHUNKS, _blocks.FLUSH_EVERY = chunks, flush_every
     if distributed is not None:
         jax.config.update("jax_enable_recoverability", True)
         jax.distributed.initialize(**distributed)

@@ -175,6 +175,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def batch() -> tuple[jax.Array, jax.Array, jax.Array]:
     """Examples, labels and baselines."""
+    return _batch()
+
+
+@functools.cache
+def _of_batch(case: Case) -> Any:
+    """What a case makes of all examples, by ``vmap``: many tests compare with it."""
+    xs, labels, _ = _batch()
+    return jax.device_get(jax.jit(jax.vmap(case.transform(case.fun)))(xs, labels))
+
+
+def _batch() -> tuple[jax.Array, jax.Array, jax.Array]:
     xs = jnp.asarray(_random(EXAMPLES, *SHAPE))
     return xs, jnp.arange(EXAMPLES) % CLASSES, 0.1 * jnp.asarray(_random(*SHAPE, EXAMPLES)).T.mT
 
@@ -277,9 +288,7 @@ def test_shard_map_over_examples(case, batch, axis_type, check_vma):
         batched, mesh=mesh, in_specs=P("examples"), out_specs=P("examples"), check_vma=check_vma
     )
     placed = jax.device_put((xs, labels), NamedSharding(mesh, P("examples")))
-    _assert_close(
-        jax.device_get(jax.jit(sharded)(*placed)), jax.device_get(jax.jit(batched)(xs, labels))
-    )
+    _assert_close(jax.device_get(jax.jit(sharded)(*placed)), _of_batch(case))
 
 
 def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
@@ -303,7 +312,7 @@ def test_inputs_sharded_over_examples(case, batch, axis_type, set_mesh):
         sharded = jax.jit(batched)(*jax.device_put((xs, labels), over_examples))
     attributions = sharded[0] if case.has_report else sharded
     assert attributions.sharding.spec[0] == "examples"
-    _assert_close(jax.device_get(sharded), jax.device_get(jax.jit(batched)(xs, labels)))
+    _assert_close(jax.device_get(sharded), _of_batch(case))
 
 
 def test_inputs_sharded_over_features(case, batch):
@@ -322,7 +331,7 @@ def test_export_for_every_platform(case, batch):
     exported = jax.export.export(batched, platforms=["cpu", "cuda", "tpu"])(xs, labels)
     again = jax.export.deserialize(exported.serialize())
     assert again.platforms == ("cpu", "cuda", "tpu")
-    _assert_close(again.call(xs, labels), batched(xs, labels))
+    _assert_close(jax.device_get(again.call(xs, labels)), _of_batch(case))
 
 
 def test_x64_is_double_throughout(case, batch):

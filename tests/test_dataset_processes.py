@@ -1,5 +1,6 @@
 """``attribute_dataset`` as a process: killed, stopped, out of disk, beside others, for long."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -33,13 +34,24 @@ class Run:
     def __init__(self, folder: pathlib.Path, env: dict[str, str], **config: Any):
         self.out, self._folder, self._env, self._config = folder / "out", folder, env, config
         self._logs: list[pathlib.Path] = []
+        self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, **more: Any) -> subprocess.Popen[str]:
         """Starts a process."""
         self._logs.append(self._folder / f"read{len(self._logs)}")
         config = {**self._config, "out": str(self.out), "log": str(self._logs[-1]), **more}
         command = [sys.executable, str(ROOT / "tests" / "attributing.py"), json.dumps(config)]
-        return subprocess.Popen(command, env=self._env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=self._env, stderr=subprocess.PIPE, text=True)
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Ends what a test that has failed has left."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
 
     def start_together(self, count: int) -> list[subprocess.Popen[str]]:
         """Starts processes that share the work."""
@@ -95,9 +107,10 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def begin(tmp_path: pathlib.Path, env: dict[str, str]) -> Callable[..., Run]:
+def begin(tmp_path: pathlib.Path, env: dict[str, str]) -> Iterator[Callable[..., Run]]:
     """From a configuration to a run with it."""
-    return lambda **config: Run(tmp_path, env, **config)
+    with contextlib.ExitStack() as runs:
+        yield lambda **config: runs.enter_context(contextlib.closing(Run(tmp_path, env, **config)))
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def attribute(n: int = 200, batch_size: object = "auto"):
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(_memory, "_free_memory", lambda device: size)
+    monkeypatch.setattr(_memory, "free_memory", lambda device: size)
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 300_000, 10**9])

@@ -1,5 +1,6 @@
 """Examples in batches: read ahead in a thread, checked, padded, stacked and put on the devices."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from igjax.dataset._examples import Example, Refused, Shape
 Tree = Any
 
 AHEAD = 4  # batches read before they are asked for
+_LEAVE = 1.0  # seconds, for an item that is being read when the others are no longer wanted
 
 
 class Batch(NamedTuple):
@@ -88,13 +90,12 @@ class ReadAhead(Iterator[Any]):
         return not self._queue.empty()
 
     def close(self) -> None:
-        """Stops reading."""
+        """Stops reading. An item that is being read is not waited for, or not for long."""
         self._closed.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.01)
-            except queue.Empty:
-                continue
+        with contextlib.suppress(queue.Empty):  # so that the thread, which then ends, has room
+            while True:
+                self._queue.get_nowait()
+        self._thread.join(_LEAVE)
 
     def _given(self, item: Any, error: BaseException | None) -> Any:
         if error is None:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from igjax._report import Report
 from igjax.dataset._batches import Batch, ReadAhead
 from igjax.dataset._examples import Refused, Shape
-from igjax.dataset._programs import Programs
+from igjax.dataset._programs import HELD, Programs
 
 Tree = Any
 
-GROUPS = 2
+GROUPS = HELD // 2
 _NOBODY = -1  # the index of an example in a place that has none
 
 

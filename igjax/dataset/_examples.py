@@ -65,13 +65,13 @@ class Source(NamedTuple):
       read: from a predicate of indices to those examples, in order, each with its index: its
         arguments as they are, or what was raised instead of it.
       first: the first that can be read, or None.
-      nbytes: of all of it, as far as it is in memory, or None.
+      arrays: all of it, if it is NumPy arrays; else None.
     """
 
     length: int | None
     read: Callable[[Callable[[int], bool]], Iterator[tuple[int, Any]]]
     first: Any
-    nbytes: int | None = None
+    arrays: Tree = None
 
 
 def as_source(source: Any) -> Source:
@@ -115,14 +115,13 @@ def _of_arrays(source: Any) -> Source:
         raise ValueError("source holds no array.")
     # What is on a device already is fetched once, and not example by example.
     held = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, source)
-    sizes: list[Any] = [getattr(leaf, "nbytes", None) for leaf in jax.tree.leaves(held)]
-    nbytes = None if None in sizes else sum(sizes)
+    in_memory = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(held))
     (length,) = set(lengths.values())
 
     def take(index: int) -> Any:
         return jax.tree.map(lambda array: np.asarray(array[index]), held)
 
-    return _of_sequence(take, int(length))._replace(nbytes=nbytes)
+    return _of_sequence(take, int(length))._replace(arrays=held if in_memory else None)
 
 
 def _of_sequence(take: Callable[[int], Any], length: int) -> Source:

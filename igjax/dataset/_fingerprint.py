@@ -15,7 +15,7 @@ from igjax.dataset._examples import Source
 
 Tree = Any
 
-_HASHED_WHOLE = 2**31  # bytes: of data that are larger, and not in memory, a sample is looked at
+_HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
 _SAMPLE = 64  # examples
 
 
@@ -32,16 +32,16 @@ def of_function(fun: Callable[..., Any], *args: Tree) -> str:
 
 
 def of_data(source: Source) -> str:
-    """Of the examples: of all if they are in memory, of some, evenly spread, if not.
+    """Of the examples: of all that is in arrays, if that is not too much, and else of some.
 
-    Of a stream it is the first one.
+    Of a stream it is the first one; of others, some that are evenly spread.
     """
     digest = hashlib.blake2b(f"{source.length}".encode(), digest_size=16)
-    for example in _looked_at(source):
-        leaves = [] if isinstance(example, Exception) else jax.tree.leaves(example)
+    for part in _looked_at(source):
+        leaves = [] if isinstance(part, Exception) else jax.tree.leaves(part)
         for leaf in map(np.ascontiguousarray, leaves):
             digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-            digest.update(leaf.tobytes())
+            digest.update(leaf.ravel().view(np.uint8).data)
         digest.update(b"next")
     return digest.hexdigest()
 
@@ -49,8 +49,10 @@ def of_data(source: Source) -> str:
 def _looked_at(source: Source) -> Iterator[Any]:
     if source.length is None:
         return iter([source.first])
-    whole = source.nbytes is not None and source.nbytes <= _HASHED_WHOLE
-    step = 1 if whole else max(1, source.length // _SAMPLE)
+    arrays = jax.tree.leaves(source.arrays)
+    if arrays and sum(array.nbytes for array in arrays) <= _HASHED_WHOLE:
+        return iter(arrays)
+    step = max(1, source.length // _SAMPLE)
     return (example for _, example in source.read(lambda index: index % step == 0))
 
 

@@ -101,20 +101,23 @@ class Method:
           args: of an example, NumPy arrays.
           length: the number of examples, if it is known.
         """
-        most = (
-            _MOST if length is None else self._nodes * length // (_ROUNDS * self.compiler.devices)
-        )
+        devices = self.compiler.devices
+        most = _MOST if length is None else self._nodes * length // (_ROUNDS * devices)
         best, least = self._nodes, float("inf")
-        batch_size = self._nodes
-        while batch_size <= max(min(most, _MOST), self._nodes):
-            programs = self.programs(args, batch_size)
-            if programs.memory > _SHARE * self.compiler.free_memory():
-                break
-            took = _seconds(programs, args) / batch_size
+        while best > 1 and not self._fits(args, best):
+            best //= 2
+        batch_size = best
+        while batch_size <= min(most, _MOST) and self._fits(args, batch_size):
+            took = _seconds(self.programs(args, batch_size), args) / batch_size
             if took > _BETTER * least:
                 break
             best, least, batch_size = batch_size, took, 2 * batch_size
         return best
+
+    def _fits(self, args: tuple[Tree, ...], batch_size: int) -> bool:
+        """Whether a device has the memory for so many gradients at once."""
+        needed = self.programs(args, batch_size).memory
+        return needed <= _SHARE * self.compiler.free_memory()
 
 
 def _seconds(programs: Programs, args: tuple[Tree, ...]) -> float:

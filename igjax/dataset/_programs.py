@@ -5,6 +5,7 @@ devices: each keeps the examples that it was given.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from igjax._report import Report
 from igjax._stepwise import Stepwise, Work
 
 Tree = Any
+
+HELD = 4  # batches of examples that there is work on at a time: two that go on, two that wait
 
 
 class Compiler:
@@ -39,13 +42,17 @@ class Compiler:
         self.examples = NamedSharding(mesh, PartitionSpec(axis))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._placed: dict[int, tuple[Any, jax.Array]] = {}
+        self.seconds = 0.0  # that compiling has taken, tracing and all
 
     def compile(
         self, fun: Callable[..., Tree], one: tuple[Tree, ...], width: int, *, donate: bool = False
     ) -> "Program":
         """Compiles ``fun`` for ``width`` examples; see ``lower``."""
+        start = time.perf_counter()
         lowered, constants = self.lower(fun, one, width, donate=donate)
-        return Program(lowered.compile(), [self._place(constant) for constant in constants])
+        program = Program(lowered.compile(), [self._place(constant) for constant in constants])
+        self.seconds += time.perf_counter() - start
+        return program
 
     def lower(
         self, fun: Callable[..., Tree], one: tuple[Tree, ...], width: int, *, donate: bool = False
@@ -136,9 +143,9 @@ class Programs:
 
     @property
     def memory(self) -> int:
-        """What the first step needs on each device, in bytes."""
+        """What a device needs, in bytes: for the first step, and to hold the work on examples."""
         needed = self._begin.compiled.memory_analysis()
-        return int(needed.temp_size_in_bytes + needed.output_size_in_bytes)
+        return int(needed.temp_size_in_bytes + HELD * needed.output_size_in_bytes)
 
     def put(self, args: tuple[Tree, ...]) -> tuple[Tree, ...]:
         """The arguments of ``width`` examples, on the devices."""

@@ -35,6 +35,7 @@ class Summary:
       num_evals: gradients that the attributions of this run needed.
       utilization: the share of the places in the programs that had an example in need of a step.
       seconds: that this run took, compilation and all.
+      compile_seconds: of them, to compile.
     """
 
     out: str
@@ -45,6 +46,7 @@ class Summary:
     num_evals: int
     utilization: float
     seconds: float
+    compile_seconds: float
 
 
 class Run:
@@ -125,6 +127,7 @@ class Run:
             num_evals=meter.num_evals,
             utilization=self._tally.utilization,
             seconds=seconds,
+            compile_seconds=self._method.compiler.seconds,
         )
 
     def _examples(self) -> Iterator[Example | Refused]:
