@@ -29,7 +29,7 @@ from benchmarks.measures._measure import Settings
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = "results.json"
-QUICK_NETWORKS = ("mlp", "cnn", "wide_mlp", "dmpnn", "minilm", "none")
+QUICK_NETWORKS = ("mlp", "cnn", "wide_mlp", "dmpnn", "minilm", "digits", "none")
 T = TypeVar("T")
 
 

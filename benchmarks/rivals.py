@@ -52,6 +52,30 @@ def captum(
     return attributions[0].numpy()
 
 
+def captum_of_batch(
+    f: Callable[..., Any],
+    xs: Array,
+    baselines: Array,
+    extras: tuple[Array, ...],
+    n: int,
+    internal_batch_size: int,
+) -> Array:
+    """The same of many examples at once; ``extras`` have an axis for them in front, as ``xs`` has.
+
+    Captum makes ``n`` copies of everything, and takes ``internal_batch_size`` of them at a time.
+    """
+    torch, attr = _import("torch"), _import("captum.attr")
+    attributions = attr.IntegratedGradients(f).attribute(
+        torch.tensor(xs),
+        baselines=torch.tensor(baselines),
+        additional_forward_args=tuple(map(torch.tensor, extras)),
+        n_steps=n,
+        method="gausslegendre",
+        internal_batch_size=internal_batch_size,
+    )
+    return attributions.numpy()
+
+
 def unifiedig_torch(
     f: Callable[..., Any],
     x: Array,

@@ -266,14 +266,15 @@ def test_answers_by_fixed_rules_are_kept_too(cache, monkeypatch):
         "tolerance",
         pytest.param("gradient", marks=pytest.mark.slow),
         pytest.param("accuracy", marks=pytest.mark.slow),
+        pytest.param("dataset", marks=pytest.mark.slow),
     ],
 )
 def test_a_measure_makes_records_that_its_tables_and_claims_can_read(
     name, tiny_everywhere, tmp_path, monkeypatch
 ):
-    if name in ("gradient", "accuracy"):
+    if name in ("gradient", "accuracy", "dataset"):
         pytest.importorskip("torch", reason="torch is in the extra bench")
-    if name == "accuracy":
+    if name in ("accuracy", "dataset"):
         pytest.importorskip("captum", reason="captum is in the extra bench")
     monkeypatch.setattr(_measure.Settings, "seconds", 0.0)
     measure = MEASURES[name]

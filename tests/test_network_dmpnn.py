@@ -63,6 +63,14 @@ def test_shapes_and_dtypes(net):
     assert COUNT == len(set(network.DRUGS)) >= 24 and network.DRUGS[0] == "Terfenadine"
 
 
+def test_approved_drugs_have_the_same_shapes(net):
+    approved = network.load_approved(5)
+    for array, other in zip((approved.xs, *approved.extras), (net.xs, *net.extras), strict=True):
+        assert array.shape == (5, *other.shape[1:]) and array.dtype == other.dtype
+    with pytest.raises(ValueError, match="such drugs"):
+        network.load_approved(10_000)
+
+
 def test_fewer_drugs_have_the_same_shapes(net):
     few = network.load(2)
     for array, others in zip((few.xs, *few.extras), (net.xs, *net.extras), strict=True):

@@ -61,6 +61,19 @@ def test_captum(torch_probability, probability, example, batch_size):
     assert_agrees(attributions, probability, example, igjax.quadrature.gauss_legendre(NODES))
 
 
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_captum_of_a_batch(batch_size):
+    need("captum")
+    network = random.mlp(3)
+    arrays = network.xs, network.baselines, network.extras
+    probability = network.torch_outputs()["probability"]
+    attributions = rivals.captum_of_batch(probability, *arrays, NODES, batch_size)
+    for index, found in enumerate(attributions):
+        x, baseline, label = network.xs[index], network.baselines[index], network.extras[0][index]
+        one = rivals.captum(probability, x, baseline, (label,), NODES, None)
+        np.testing.assert_allclose(found, one, rtol=0, atol=1e-5 * np.abs(one).max())
+
+
 def test_unifiedig_on_torch(torch_probability, probability, example):
     need("unifiedig")
     attributions = rivals.unifiedig_torch(torch_probability, *example, NODES, None)

@@ -12,6 +12,7 @@ from benchmarks.measures import (
     accuracy,
     affine,
     chunking,
+    dataset,
     gradient,
     import_time,
     layers,
@@ -30,6 +31,7 @@ MEASURES: Mapping[str, ModuleType] = {
         tolerance,
         accuracy,
         gradient,
+        dataset,
         layers,
         import_time,
     )

@@ -17,6 +17,8 @@ _LOADERS: Mapping[str, tuple[str, str]] = {
     "minilm": ("minilm", "load"),
     "marian": ("marian", "load"),
     "dmpnn": ("dmpnn", "load"),
+    "digits": ("digits", "load"),
+    "drugs": ("dmpnn", "load_approved"),
 }
 NAMES = tuple(_LOADERS)
 REAL = ("efficientnet_lite0", "minilm", "marian", "dmpnn")

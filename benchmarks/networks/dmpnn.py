@@ -5,7 +5,8 @@ The drugs are those by which the CiPA initiative calibrates and validates its mo
 clarithromycin, which is twice the size of the others.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,10 +67,42 @@ def load(count: int) -> Network:
     """
     if count > len(DRUGS):
         raise ValueError(f"count={count}: there are {len(DRUGS)} drugs")
-    params, task, drugs = dmpnn.load(), dmpnn.tasks().index(TASK), dmpnn.drugs()
-    molecules = [
-        dmpnn.featurize(drugs[name].smiles, _NUM_ATOMS, _NUM_BONDS) for name in DRUGS[:count]
-    ]
+    drugs = dmpnn.drugs()
+    return _network([_featurized(drugs[name].smiles) for name in DRUGS[:count]])
+
+
+def load_approved(count: int) -> Network:
+    """The same with other drugs: the first approved ones that are no larger than those of CiPA.
+
+    Args:
+      count: how many drugs, at most about 2,200.
+
+    Raises:
+      ModuleNotFoundError: as ``load``.
+      ValueError: likewise.
+    """
+    drugs = [drug.smiles for drug in dmpnn.drugs().values()]
+    small = itertools.islice(filter(None, map(_fitting, drugs)), count)
+    molecules = list(small)
+    if len(molecules) < count:
+        raise ValueError(f"count={count}: there are {len(molecules)} such drugs")
+    return _network(molecules)
+
+
+def _fitting(smiles: str) -> Any:
+    """The features of a molecule, or None if it is too large."""
+    try:
+        return _featurized(smiles)
+    except ValueError:
+        return None
+
+
+def _featurized(smiles: str) -> Any:
+    return dmpnn.featurize(smiles, _NUM_ATOMS, _NUM_BONDS)
+
+
+def _network(molecules: Sequence[Any]) -> Network:
+    params, task = dmpnn.load(), dmpnn.tasks().index(TASK)
     atoms, bonds, graphs = zip(*molecules, strict=True)
     xs = np.stack(atoms)
 
