@@ -134,12 +134,8 @@ class Programs:
 
     def __init__(self, parts: Stepwise, args: tuple[Tree, ...], width: int, compiler: Compiler):
         self.width = width
-        self._compiler = compiler
+        self._parts, self._args, self._compiler = parts, args, compiler
         self._work, _ = jax.eval_shape(parts.begin, *args)
-        self._begin = compiler.compile(jax.vmap(parts.begin), args, width)
-        self._finish = compiler.compile(jax.vmap(parts.finish), (self._work,), width)
-        self._step_of = jax.vmap(parts.step)
-        self._later: tuple[Program, Program] | None = None
 
     @property
     def memory(self) -> int:
@@ -157,7 +153,7 @@ class Programs:
 
     def step(self, work: Work) -> tuple[Work, jax.Array]:
         """The work one step on, and flags of what is done. What is given is used up."""
-        return self._of_later_steps()[0](work)
+        return self._step(work)
 
     def admit(
         self, work: Work, staged: Work, rows: NDArray[np.int32], taken: NDArray[np.bool_]
@@ -172,20 +168,32 @@ class Programs:
           taken: shape ``(width,)``: whether one does.
         """
         where = jax.device_put((rows, taken), self._compiler.examples)
-        return self._of_later_steps()[1](work, staged, *where)
+        return self._admit(work, staged, *where)
 
     def finish(self, work: Work) -> tuple[Tree, Report]:
         """Attributions and reports, those of what is not done being what is known so far."""
         return self._finish(work)
 
-    def _of_later_steps(self) -> tuple[Program, Program]:
-        """Compiled when they are needed: with a fixed rule they never are."""
-        if self._later is None:
-            compiled = functools.partial(self._compiler.compile, width=self.width, donate=True)
-            work, place = self._work, (np.int32(0), np.bool_(False))
-            step = compiled(self._step_of, one=(work,))
-            self._later = step, compiled(self._admitted, one=(work, work, *place))
-        return self._later
+    # Each is compiled when it is needed: for a size that is only tried, the first alone; with a
+    # fixed rule none to go on with.
+
+    @functools.cached_property
+    def _begin(self) -> Program:
+        return self._compiler.compile(jax.vmap(self._parts.begin), self._args, self.width)
+
+    @functools.cached_property
+    def _finish(self) -> Program:
+        return self._compiler.compile(jax.vmap(self._parts.finish), (self._work,), self.width)
+
+    @functools.cached_property
+    def _step(self) -> Program:
+        step = jax.vmap(self._parts.step)
+        return self._compiler.compile(step, (self._work,), self.width, donate=True)
+
+    @functools.cached_property
+    def _admit(self) -> Program:
+        one = self._work, self._work, np.int32(0), np.bool_(False)
+        return self._compiler.compile(self._admitted, one, self.width, donate=True)
 
     def _admitted(self, work: Work, staged: Work, rows: jax.Array, taken: jax.Array) -> Work:
         devices = self._compiler.devices
