@@ -15,7 +15,6 @@ it is timed on these, at the best of several `internal_batch_size`, and scaled u
 import functools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 
 import igjax
 from benchmarks import networks, rivals
-from benchmarks._timing import seconds
+from benchmarks._timing import interleaved, medians, seconds
 from benchmarks.measures._measure import (
     Claim,
     Record,
@@ -93,15 +92,13 @@ def run(settings: Settings, track: Track) -> list[Record]:
 def _gradient(fun: Callable[..., Any], network: networks.Network, sizes: tuple[int, ...]) -> float:
     """Seconds for a gradient in a batch of different examples, at best."""
     program = jax.jit(jax.vmap(jax.grad(fun)))
-    least = float("inf")
+    calls = {}
     for size in sizes:
         rows = np.arange(size) % len(network.xs)
         args = jax.device_put([a[rows] for a in (network.xs, *network.extras)])
-        call = functools.partial(program, *args)
-        jax.block_until_ready(call())
-        rounds = max(5, round(0.5 / max(seconds(call), 1e-6)))
-        least = min(least, statistics.median(seconds(call) for _ in range(rounds)) / size)
-    return least
+        calls[size] = functools.partial(program, *args)
+    times = medians(interleaved(calls, rounds=5, at_least=0.5 * len(sizes)))
+    return min(time / size for size, time in times.items())
 
 
 def _fastest_loop(
@@ -116,13 +113,11 @@ def _fastest_loop(
             rows = np.minimum(np.arange(start, start + size), count - 1)  # the last is repeated
             jax.tree.map(np.asarray, program(*(array[rows] for array in arrays)))
 
-    part = max(*sizes, len(network.xs) // 10)
+    part = min(max(*sizes, len(network.xs) // 10), len(network.xs))
     times = {}
     for size in sizes:
         loop(size, size)  # compiles
-        start = time.perf_counter()
-        loop(size, min(part, len(network.xs)))
-        times[size] = time.perf_counter() - start
+        times[size] = seconds(functools.partial(loop, size, part))
     return functools.partial(loop, min(times, key=lambda size: times[size]), len(network.xs))
 
 
