@@ -88,18 +88,19 @@ def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
 
     Keys are no numbers: they neither count among ``values`` nor are changed.
     """
-    zeros = [jnp.sum(jnp.zeros_like(value)) for value in values if _is_number(value)]
+    zeros = [jnp.sum(jnp.zeros_like(value)) for value in values if is_number(value)]
 
     def add(leaf: jax.Array, zero: jax.Array) -> jax.Array:
         return leaf + zero.astype(leaf.dtype)
 
     def plus_zeros(leaf: jax.Array) -> jax.Array:
-        return functools.reduce(add, zeros, leaf) if _is_number(leaf) else leaf
+        return functools.reduce(add, zeros, leaf) if is_number(leaf) else leaf
 
     return jax.tree.map(plus_zeros, tree)
 
 
-def _is_number(array: jax.Array) -> bool:
+def is_number(array: Any) -> bool:
+    """Whether an array is of numbers: what else there is are keys."""
     return not jnp.issubdtype(jax.typeof(array).dtype, jax.dtypes.prng_key)
 
 

@@ -1,6 +1,5 @@
 """Fingerprints of functions and data: whether a run goes on with what it began with."""
 
-import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igjax import _jaxpr
+from igjax._sharding import is_number
 from igjax.dataset._examples import Source
 
 Tree = Any
@@ -25,7 +25,7 @@ def of_function(fun: Callable[..., Any], *args: Tree) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(re.sub(r"0x[0-9a-f]+", "", str(closed)).encode())  # addresses change
     for constant in _constants(closed):
-        value = jax.random.key_data(constant) if _is_key(constant) else jnp.asarray(constant)
+        value = jnp.asarray(constant) if is_number(constant) else jax.random.key_data(constant)
         digest.update(f"{constant.dtype}{constant.shape}".encode())
         digest.update(np.asarray(_checksum(value)).tobytes())
     return digest.hexdigest()
@@ -64,11 +64,7 @@ def _constants(closed: Any) -> Iterator[Any]:
             yield from _constants(part)
 
 
-def _is_key(constant: Any) -> bool:
-    return jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
-
-
-@functools.partial(jax.jit)
+@jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
     """Two numbers that change with any bit of an array, wherever in it.
 

@@ -44,6 +44,11 @@ class Meter:
         self.failed += 1
 
     @property
+    def seen(self) -> int:
+        """How many examples something has become of, in earlier runs too."""
+        return self.done + self.failed
+
+    @property
     def figures(self) -> str:
         """What there is to say beside the number of examples."""
         known = max(self._attributed, 1)
@@ -55,13 +60,13 @@ class Meter:
 
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"
-        return f"{self.done + self.failed}{of} examples, {self.figures}"
+        return f"{self.seen}{of} examples, {self.figures}"
 
     def left(self) -> str:
         """How long it is going to take, as far as one can say."""
         if self.total is None or not self.new:
             return ""
-        return f", {(self.total - self.done - self.failed) / self._rate():.0f} s left"
+        return f", {(self.total - self.seen) / self._rate():.0f} s left"
 
     def _rate(self) -> float:
         """Examples a second."""
@@ -91,10 +96,8 @@ def shown(meter: Meter, *, show: bool) -> Iterator[Callable[[], None]]:
     figures = TextColumn("{task.fields[figures]}")
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), figures)
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(
-            "attributing", total=meter.total, completed=meter.done + meter.failed, figures=""
-        )
-        yield lambda: bar.update(task, completed=meter.done + meter.failed, figures=meter.figures)
+        task = bar.add_task("attributing", total=meter.total, completed=meter.seen, figures="")
+        yield lambda: bar.update(task, completed=meter.seen, figures=meter.figures)
 
 
 def _logging(meter: Meter) -> Callable[[], None]:

@@ -120,7 +120,7 @@ class Run:
         meter = self._meter
         return Summary(
             out=self._store.out,
-            examples=meter.done + meter.failed if meter.total is None else meter.total,
+            examples=meter.seen if meter.total is None else meter.total,
             done=meter.done,
             failed=meter.failed,
             new=meter.new,
