@@ -274,7 +274,7 @@ def test_bad_examples_are_recorded_and_the_others_done(
     assert why[3] == why[8] == "argument 0 is not finite."
     assert why[4] == "argument 0 has shape (5,), others have (6,)."
     assert "structure" in why[5]
-    assert why[6] == "argument 1 is no array of numbers: str."
+    assert why[6] == "argument 1 is no array of numbers: its dtype is <U3."
     assert why[7] == "argument 0 has dtype int32, others have float32."
     good = found["status"] == 1
     for field in ("attributions", "value", "num_evals"):

@@ -141,8 +141,9 @@ def attribute_dataset(
         lambda: reopened(out),
     )
     run = Run(store, method, check, examples, arrays)
+    ready = time.monotonic() - start - compiler.seconds
     run.work(progress=progress, stop_at_errors=on_error == "raise")
-    return run.summary(time.monotonic() - start)
+    return run.summary(time.monotonic() - start, ready + compiler.seconds)
 
 
 def _local_mesh() -> Mesh:

@@ -1,4 +1,4 @@
-"""Examples in batches: read ahead in a thread, checked, padded, stacked and put on the devices."""
+"""Examples in batches: read ahead in a thread, stacked and put on the devices."""
 
 import contextlib
 import queue
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset._examples import Example, Refused, Shape
+from igjax.dataset._examples import Examples, Refused, Shape
 
 Tree = Any
 
@@ -37,32 +37,64 @@ class Batch(NamedTuple):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.args)
 
 
+class _Filling:
+    """A batch that is being filled.
+
+    Args:
+      like: examples of its shape.
+      width: how many it takes.
+    """
+
+    def __init__(self, like: Examples, width: int):
+        self._shape, self._indices = like.shape, np.full(width, -1, np.int64)
+        self._args = jax.tree.map(lambda a: np.empty((width, *a.shape[1:]), a.dtype), like.args)
+        self._filled = 0
+
+    @property
+    def room(self) -> int:
+        """For how many more."""
+        return len(self._indices) - self._filled
+
+    def add(self, some: Examples, own: slice) -> None:
+        """Takes those of ``some``, which there is room for."""
+        rows = slice(self._filled, self._filled + own.stop - own.start)
+        self._indices[rows] = some.numbers[own]
+        for here, there in zip(
+            jax.tree.leaves(self._args), jax.tree.leaves(some.args), strict=True
+        ):
+            here[rows] = there[own]
+        self._filled = rows.stop
+
+    def batch(self, sharding: jax.sharding.Sharding) -> Batch:
+        """What has come; the first again where nothing has."""
+        for leaf in jax.tree.leaves(self._args):
+            leaf[self._filled :] = leaf[0]
+        return Batch(self._shape, self._indices, jax.device_put(self._args, sharding))
+
+
 def batches(
-    examples: Iterator[Example | Refused], width: int, sharding: jax.sharding.Sharding
+    items: Iterator[Examples | Refused], width: int, sharding: jax.sharding.Sharding
 ) -> Iterator[Batch | Refused]:
     """Batches of ``width`` examples in the order that they come, what is refused in between.
 
     A batch that the last examples do not fill is filled up by repeating one.
     """
-    waiting: dict[Shape, list[Example]] = {}
-    for example in examples:
-        if isinstance(example, Refused):
-            yield example
+    filling: dict[Shape, _Filling] = {}
+    for item in items:
+        if isinstance(item, Refused):
+            yield item
             continue
-        same = waiting.setdefault(example.shape, [])
-        same.append(example)
-        if len(same) == width:
-            yield _stacked(waiting.pop(example.shape), width, sharding)
-    for rest in waiting.values():
-        yield _stacked(rest, width, sharding)
-
-
-def _stacked(examples: list[Example], width: int, sharding: jax.sharding.Sharding) -> Batch:
-    missing = width - len(examples)
-    indices = np.array([example.number for example in examples] + [-1] * missing, np.int64)
-    args = [example.args for example in (*examples, *[examples[0]] * missing)]
-    stacked = jax.tree.map(lambda *rows: np.stack(rows), *args)
-    return Batch(examples[0].shape, indices, jax.device_put(stacked, sharding))
+        first, count = 0, len(item.numbers)
+        while first < count:
+            if item.shape not in filling:
+                filling[item.shape] = _Filling(item, width)
+            last = min(count, first + filling[item.shape].room)
+            filling[item.shape].add(item, slice(first, last))
+            first = last
+            if not filling[item.shape].room:
+                yield filling.pop(item.shape).batch(sharding)
+    for rest in filling.values():
+        yield rest.batch(sharding)
 
 
 class ReadAhead(Iterator[Any]):

@@ -1,4 +1,7 @@
-"""Examples from whatever holds them: arrays, sequences, Grain's datasets, iterators."""
+"""Examples from whatever holds them: arrays, sequences, Grain's datasets, iterators.
+
+Arrays are read and checked many examples at a time, all else one by one.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from igjax._inputs import check_count
 
@@ -26,21 +30,34 @@ class Shape(NamedTuple):
     leaves: tuple[tuple[tuple[int, ...], str], ...]
 
 
-class Example(NamedTuple):
-    """An example, ready to be attributed.
+class Rows(NamedTuple):
+    """Some examples of a source, side by side, as they were given.
 
     Attributes:
-      number: its place in the source.
-      shape: of its arguments.
-      args: the arguments of the function, pytrees of NumPy arrays. If the input has been padded,
-        the last one is a mask of what has not.
+      numbers: their places in the source.
+      args: the arguments of the function, with these examples along the first axis of each array;
+        the only one may be without its tuple.
+    """
+
+    numbers: NDArray[np.int64]
+    args: Tree
+
+
+class Examples(NamedTuple):
+    """Some examples of one shape, ready to be attributed.
+
+    Attributes:
+      numbers: their places in the source.
+      shape: of the arguments of one of them.
+      args: the arguments of the function, pytrees of NumPy arrays with these examples along the
+        first axis. If the input has been padded, the last one is a mask of what has not.
       length: of what has been padded, before it was; -1 if nothing was to be.
     """
 
-    number: int
+    numbers: NDArray[np.int64]
     shape: Shape
     args: tuple[Tree, ...]
-    length: int = -1
+    length: int
 
 
 class Refused(NamedTuple):
@@ -57,20 +74,23 @@ class Refused(NamedTuple):
     error: Exception | None = None
 
 
+Wanted = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # which of these numbers are
+
+
 class Source(NamedTuple):
     """Where examples come from.
 
     Attributes:
       length: how many there are, or None if nobody knows.
-      read: from a predicate of indices to those examples, in order, each with its index: its
-        arguments as they are, or what was raised instead of it.
+      read: gives those that are wanted, in order, at most so many at a time, and what can't be
+        read.
       first: the first that can be read, or None.
       arrays: all of it, if it is NumPy arrays; else None.
     """
 
     length: int | None
-    read: Callable[[Callable[[int], bool]], Iterator[tuple[int, Any]]]
-    first: Any
+    read: Callable[[Wanted, int], Iterator[Rows | Refused]]
+    first: Rows | None
     arrays: Tree = None
 
 
@@ -84,7 +104,7 @@ def as_source(source: Any) -> Source:
     if _is_array(source) or isinstance(source, tuple | dict):
         return _of_arrays(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return _of_sequence(source.__getitem__, len(source))
+        return _of_length(len(source), _one_by_one(source.__getitem__))
     if hasattr(source, "__iter__"):
         return _of_stream(iter(source))
     raise TypeError(
@@ -118,69 +138,113 @@ def _of_arrays(source: Any) -> Source:
     in_memory = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(held))
     (length,) = set(lengths.values())
 
-    def take(index: int) -> Any:
-        return jax.tree.map(lambda array: np.asarray(array[index]), held)
+    def take(numbers: NDArray[np.int64]) -> Iterator[Rows | Refused]:
+        own = slice(int(numbers[0]), int(numbers[-1]) + 1)
+        try:
+            rows = Rows(numbers, jax.tree.map(lambda array: np.asarray(array[own]), held))
+        except Exception as error:  # one example's trouble is not the others'
+            if len(numbers) == 1:
+                yield _refused(int(numbers[0]), error)
+            else:
+                yield from (item for number in numbers for item in take(number[None]))
+        else:
+            yield rows
 
-    return _of_sequence(take, int(length))._replace(arrays=held if in_memory else None)
+    return _of_length(int(length), take)._replace(arrays=held if in_memory else None)
 
 
-def _of_sequence(take: Callable[[int], Any], length: int) -> Source:
-    def read(wanted: Callable[[int], bool]) -> Iterator[tuple[int, Any]]:
-        for index in filter(wanted, range(length)):
+def _one_by_one(item: Callable[[int], Any]) -> Callable[..., Iterator[Rows | Refused]]:
+    """Reads a sequence."""
+
+    def take(numbers: NDArray[np.int64]) -> Iterator[Rows | Refused]:
+        for number in numbers.tolist():
             try:
-                yield index, take(index)
+                row = _row(number, item(number))
             except Exception as error:  # one example's trouble is not the others'
-                yield index, error
+                yield _refused(number, error)
+            else:
+                yield row
 
-    return Source(length, read, _first(read(lambda _: True)))
+    return take
+
+
+def _of_length(
+    length: int, take: Callable[[NDArray[np.int64]], Iterator[Rows | Refused]]
+) -> Source:
+    """A source that gives any examples; ``take`` those of consecutive numbers."""
+
+    def read(wanted: Wanted, at_once: int) -> Iterator[Rows | Refused]:
+        for start in range(0, length, at_once):
+            numbers = np.arange(start, min(start + at_once, length))
+            numbers = numbers[wanted(numbers)]
+            for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
+                if run.size:
+                    yield from take(run)
+
+    return Source(length, read, _first(read(_all, 1)))
 
 
 def _of_stream(iterator: Iterator[Any]) -> Source:
     given = _given(iterator)
-    looked_at: list[tuple[int, Any]] = []
+    looked_at: list[Rows | Refused] = []
 
-    def look() -> Iterator[tuple[int, Any]]:
+    def look() -> Iterator[Rows | Refused]:
         for item in given:
             looked_at.append(item)
             yield item
 
-    def read(wanted: Callable[[int], bool]) -> Iterator[tuple[int, Any]]:
-        return (item for item in itertools.chain(looked_at, given) if wanted(item[0]))
+    def read(wanted: Wanted, _: int) -> Iterator[Rows | Refused]:
+        for item in itertools.chain(looked_at, given):
+            numbers = item.numbers if isinstance(item, Rows) else np.array([item.number])
+            if wanted(numbers).all():
+                yield item
 
     first = _first(look())
     return Source(None, read, first)
 
 
-def _given(iterator: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
     """What an iterator gives or raises, with its place."""
-    failed: list[tuple[int, Exception]] = []  # not to be believed until something comes after it
-    for index in itertools.count():
+    failed: list[Refused] = []  # not to be believed until something comes after it
+    for number in itertools.count():
         try:
-            example = next(iterator)
+            row = _row(number, next(iterator))
         except StopIteration:
             if failed:  # a generator that has raised ends, and not because it is done
                 raise RuntimeError(
-                    f"the source broke off at example {failed[0][0]}, and so can't be gone on with:"
-                    " an iterator that is to survive an error has to be a class of its own, or "
-                    "better a sequence."
-                ) from failed[0][1]
+                    f"the source broke off at example {failed[0].number}, and so can't be gone on "
+                    "with: an iterator that is to survive an error has to be a class of its own, "
+                    "or better a sequence."
+                ) from failed[0].error
             return
         except Exception as error:  # one example's trouble is not the others'
-            failed.append((index, error))
+            failed.append(_refused(number, error))
             continue
         yield from failed
         failed.clear()
-        yield index, example
+        yield row
 
 
-def _first(examples: Iterator[tuple[int, Any]]) -> Any:
-    """The first of a few that can be read."""
-    few = itertools.islice(examples, _TRIES)
-    return next((example for _, example in few if not isinstance(example, Exception)), None)
+def _row(number: int, given: Any) -> Rows:
+    return Rows(np.array([number]), jax.tree.map(lambda leaf: np.asarray(leaf)[None], given))
+
+
+def _refused(number: int, error: Exception) -> Refused:
+    return Refused(number, f"{type(error).__name__}: {error}", error)
+
+
+def _first(items: Iterator[Rows | Refused]) -> Rows | None:
+    """The first example of a few that can be read."""
+    few = itertools.islice(items, _TRIES)
+    return next((item for item in few if isinstance(item, Rows)), None)
+
+
+def _all(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.ones(len(numbers), bool)
 
 
 class Check:
-    """What an example must be like: like the first that can be read.
+    """What examples must be like: like the first that can be read.
 
     Args:
       like: that one.
@@ -191,55 +255,64 @@ class Check:
       ValueError: if there is no such example, or no input to pad.
     """
 
-    def __init__(self, like: Any, buckets: Sequence[int] = ()):
+    def __init__(self, like: Rows | None, buckets: Sequence[int] = ()):
         if like is None:
             raise ValueError("source has no example, or none of the first that can be read.")
         self.buckets = tuple(sorted(check_count("a bucket", b, least=1) for b in buckets))
-        args = self._arrays(like)
+        args = _arrays(like.args)
         self._like = jax.tree_util.tree_flatten_with_path(args)
         if self.buckets:
-            if not all(leaf.ndim for leaf in jax.tree.leaves(args[0])):
+            if not all(leaf.ndim > 1 for leaf in jax.tree.leaves(args[0])):
                 raise ValueError("buckets are for an input with a first axis; here it is a number.")
-            args = self._padded(
-                jax.tree.map(lambda leaf: leaf[:0], args[0]), args[1:], self.buckets[-1]
+            args = _padded(
+                jax.tree.map(lambda leaf: leaf[:, :0], args[0]), args[1:], self.buckets[-1]
             )
-        self.like = args  # the arguments of the largest of the examples, NumPy arrays
+        # The arguments of the largest of the examples, NumPy arrays.
+        self.like: tuple[Tree, ...] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), args)
 
-    def __call__(self, index: int, given: Any) -> Example | Refused:
-        """The example, ready to be attributed, or why it can't be."""
-        if isinstance(given, Exception):
-            return Refused(index, f"{type(given).__name__}: {given}", given)
+    def __call__(self, rows: Rows) -> Iterator[Examples | Refused]:
+        """These examples, ready to be attributed, or why some can't be."""
         try:
-            args, length = self._fitting(self._arrays(given))
+            given = _arrays(rows.args)
+            length = self._length(given)
         except (TypeError, ValueError) as error:
-            return Refused(index, str(error), error)
-        leaves, structure = jax.tree.flatten(args)
-        shape = Shape(structure, tuple((leaf.shape, leaf.dtype.str) for leaf in leaves))
-        return Example(index, shape, args, length)
+            yield from (Refused(number, str(error), error) for number in rows.numbers.tolist())
+            return
+        good = np.ones(len(rows.numbers), bool)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(given)[0]:
+            if path[0].idx == 0:
+                finite = np.isfinite(leaf).reshape(len(good), -1).all(axis=1)
+                for number in rows.numbers[good & ~finite].tolist():
+                    yield Refused(number, f"{_name(path)} is not finite.")
+                good &= finite
+        if good.any():
+            args = given if good.all() else jax.tree.map(lambda leaf: leaf[good], given)
+            if self.buckets:
+                bucket = next(bucket for bucket in self.buckets if bucket >= length)
+                args = _padded(args[0], args[1:], bucket)
+            leaves, structure = jax.tree.flatten(args)
+            shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
+            yield Examples(rows.numbers[good], shape, args, length)
 
-    def _arrays(self, given: Any) -> tuple[Tree, ...]:
-        args = given if isinstance(given, tuple) else (given,)
-        return jax.tree_util.tree_map_with_path(_as_array, args)
-
-    def _fitting(self, args: tuple[Tree, ...]) -> tuple[tuple[Tree, ...], int]:
+    def _length(self, args: tuple[Tree, ...]) -> int:
+        """That of examples which are to be padded, else -1. Raises if they are not like others."""
         expected, structure = self._like
         found: Any = jax.tree.structure(args)
         if found != structure:
             raise ValueError(f"it has the structure {found}, others have {structure}.")
         lengths = set()
         for (path, like), leaf in zip(expected, jax.tree.leaves(args), strict=True):
-            where, ragged = _name(path), bool(self.buckets) and path[0].idx == 0
-            if ragged and leaf.ndim:
-                lengths.add(leaf.shape[0])
+            where, shape, own = _name(path), like.shape[1:], leaf.shape[1:]
+            ragged = bool(self.buckets) and path[0].idx == 0
+            if ragged:
+                lengths.update(own[:1])
             of = slice(1, None) if ragged else slice(None)
-            if leaf.shape[of] != like.shape[of] or leaf.ndim != like.ndim:
-                raise ValueError(f"{where} has shape {leaf.shape}, others have {like.shape}.")
+            if own[of] != shape[of] or len(own) != len(shape):
+                raise ValueError(f"{where} has shape {own}, others have {shape}.")
             if leaf.dtype != like.dtype:
                 raise TypeError(f"{where} has dtype {leaf.dtype}, others have {like.dtype}.")
-            if path[0].idx == 0 and not np.all(np.isfinite(leaf.astype(np.float64))):
-                raise ValueError(f"{where} is not finite.")
         if not self.buckets:
-            return args, -1
+            return -1
         if len(lengths) != 1:
             raise ValueError(
                 "with buckets all arrays of argument 0 must have one length, that of their first "
@@ -248,23 +321,27 @@ class Check:
         (length,) = lengths
         if length > self.buckets[-1]:
             raise ValueError(f"it has length {length}, the largest bucket {self.buckets[-1]}.")
-        bucket = next(bucket for bucket in self.buckets if bucket >= length)
-        return self._padded(args[0], args[1:], bucket), length
-
-    def _padded(self, x: Tree, rest: tuple[Tree, ...], bucket: int) -> tuple[Tree, ...]:
-        """The arguments, with zeros behind the input, and a mask of what is none of them."""
-        length = len(jax.tree.leaves(x)[0])
-
-        def pad(leaf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return np.pad(leaf, [(0, bucket - length)] + [(0, 0)] * (leaf.ndim - 1))
-
-        return (jax.tree.map(pad, x), *rest, np.arange(bucket) < length)
+        return int(length)
 
 
-def _as_array(path: Any, value: Any) -> np.ndarray[Any, Any]:
-    array = np.asarray(value)
+def _padded(x: Tree, rest: tuple[Tree, ...], bucket: int) -> tuple[Tree, ...]:
+    """The arguments, with zeros behind the input, and a mask of what is none of them."""
+    count, length = jax.tree.leaves(x)[0].shape[:2]
+
+    def pad(leaf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.pad(leaf, [(0, 0), (0, bucket - length), *[(0, 0)] * (leaf.ndim - 2)])
+
+    return (jax.tree.map(pad, x), *rest, np.tile(np.arange(bucket) < length, (count, 1)))
+
+
+def _arrays(given: Tree) -> tuple[Tree, ...]:
+    args = given if isinstance(given, tuple) else (given,)
+    return jax.tree_util.tree_map_with_path(_of_numbers, args)
+
+
+def _of_numbers(path: Any, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype == object or array.dtype.kind in "USMm":
-        raise TypeError(f"{_name(path)} is no array of numbers: {type(value).__name__}.")
+        raise TypeError(f"{_name(path)} is no array of numbers: its dtype is {array.dtype}.")
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from igjax import _jaxpr
 from igjax._sharding import is_number
-from igjax.dataset._examples import Source
+from igjax.dataset._examples import Rows, Source
 
 Tree = Any
 
 _HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
 _SAMPLE = 64  # examples
+_READ = 1024  # numbers of examples looked at at once, for those of the sample
 
 
 def of_function(fun: Callable[..., Any], *args: Tree) -> str:
@@ -38,8 +39,7 @@ def of_data(source: Source) -> str:
     """
     digest = hashlib.blake2b(f"{source.length}".encode(), digest_size=16)
     for part in _looked_at(source):
-        leaves = [] if isinstance(part, Exception) else jax.tree.leaves(part)
-        for leaf in map(np.ascontiguousarray, leaves):
+        for leaf in map(np.ascontiguousarray, jax.tree.leaves(part)):
             digest.update(f"{leaf.dtype}{leaf.shape}".encode())
             digest.update(leaf.ravel().view(np.uint8).data)
         digest.update(b"next")
@@ -48,12 +48,13 @@ def of_data(source: Source) -> str:
 
 def _looked_at(source: Source) -> Iterator[Any]:
     if source.length is None:
-        return iter([source.first])
+        return iter([source.first.args] if source.first else [])
     arrays = jax.tree.leaves(source.arrays)
     if arrays and sum(array.nbytes for array in arrays) <= _HASHED_WHOLE:
         return iter(arrays)
     step = max(1, source.length // _SAMPLE)
-    return (example for _, example in source.read(lambda index: index % step == 0))
+    read = source.read(lambda numbers: numbers % step == 0, _READ)
+    return (item.args if isinstance(item, Rows) else () for item in read)
 
 
 def _constants(closed: Any) -> Iterator[Any]:

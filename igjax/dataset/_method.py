@@ -19,9 +19,12 @@ from igjax.dataset._programs import Compiler, Programs
 Tree = Any
 
 _MOST = 2**14  # gradients at once, to try
-_BETTER = 0.9  # of the time per gradient, to go on with twice as many
-_ROUNDS = 32  # of programs that the examples should make, at least: the last ones are not full
-_REPEATS = 3
+_TIMES = 8  # as many are tried next
+_BETTER = 0.95  # of the time per gradient, to go on with more
+_OVERHEAD = 1e-3  # seconds, that the host takes to run a program and to look at its results
+_LONG = 0.5  # seconds, for a program: more at once would gain nothing
+_ROUNDS = 128  # of programs that the examples should make, at least: the last ones are not full
+_TRYING = 0.2  # seconds, to time a program
 _SHARE = 0.5  # of a device's memory, that a program may take
 
 
@@ -108,10 +111,13 @@ class Method:
             best //= 2
         batch_size = best
         while batch_size <= min(most, _MOST) and self._fits(args, batch_size):
-            took = _seconds(self.programs(args, batch_size), args) / batch_size
+            seconds = _seconds(self.programs(args, batch_size), args)
+            took = (seconds + _OVERHEAD) / batch_size
             if took > _BETTER * least:
                 break
-            best, least, batch_size = batch_size, took, 2 * batch_size
+            best, least, batch_size = batch_size, took, _TIMES * batch_size
+            if seconds > _LONG:
+                break
         return best
 
     def _fits(self, args: tuple[Tree, ...], batch_size: int) -> bool:
@@ -121,12 +127,11 @@ class Method:
 
 
 def _seconds(programs: Programs, args: tuple[Tree, ...]) -> float:
-    """How long a step takes."""
+    """How long the first step takes, at least."""
     many = jax.tree.map(lambda leaf: np.stack([leaf] * programs.width), args)
     placed = programs.put(many)
-    jax.block_until_ready(programs.begin(placed))
-    times = []
-    for _ in range(_REPEATS):
+    times: list[float] = []
+    while sum(times) < _TRYING:
         start = time.perf_counter()
         jax.block_until_ready(programs.begin(placed))
         times.append(time.perf_counter() - start)

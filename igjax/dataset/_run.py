@@ -7,12 +7,13 @@ import signal
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from igjax.dataset import _interrupts, _progress
 from igjax.dataset._batches import Batch, ReadAhead, batches
 from igjax.dataset._blocks import Blocks
 from igjax.dataset._engine import Results, Tally, attributed
-from igjax.dataset._examples import Check, Example, Refused, Source
+from igjax.dataset._examples import Check, Examples, Refused, Rows, Source
 from igjax.dataset._layout import LENGTH, finite, rows
 from igjax.dataset._method import Method
 from igjax.dataset._programs import Programs
@@ -35,7 +36,8 @@ class Summary:
       num_evals: gradients that the attributions of this run needed.
       utilization: the share of the places in the programs that had an example in need of a step.
       seconds: that this run took, compilation and all.
-      compile_seconds: of them, to compile.
+      setup_seconds: of them, to get ready: to trace and compile, to find the fastest batch size, to
+        see what is in the store.
     """
 
     out: str
@@ -46,7 +48,7 @@ class Summary:
     num_evals: int
     utilization: float
     seconds: float
-    compile_seconds: float
+    setup_seconds: float
 
 
 class Run:
@@ -82,7 +84,7 @@ class Run:
         """Does what is left to do."""
         batch_size, compiler = int(self._store.attributes["batch_size"]), self._method.compiler
         width = self._method.width(batch_size)
-        reader = ReadAhead(batches(self._examples(), width, compiler.examples))
+        reader = ReadAhead(batches(self._examples(width), width, compiler.examples))
 
         def programs_of(batch: Batch) -> Programs:
             return self._method.programs(batch.like, batch_size)
@@ -115,7 +117,7 @@ class Run:
         if signal_number is not None:
             self._leave(signal_number)
 
-    def summary(self, seconds: float) -> Summary:
+    def summary(self, seconds: float, setup_seconds: float) -> Summary:
         """What has become of it."""
         meter = self._meter
         return Summary(
@@ -127,22 +129,22 @@ class Run:
             num_evals=meter.num_evals,
             utilization=self._tally.utilization,
             seconds=seconds,
-            compile_seconds=self._method.compiler.seconds,
+            setup_seconds=setup_seconds,
         )
 
-    def _examples(self) -> Iterator[Example | Refused]:
+    def _examples(self, at_once: int) -> Iterator[Examples | Refused]:
         """Those to be done, read and checked. In the reader's thread."""
         if self._source.length is None and self._store.attributes["length"] is not None:
             return  # a stream that has been read to its end
-        for index, given in self._source.read(self._wants):
-            example = self._check(index, given)
-            if isinstance(example, Example) and self._check.buckets:
-                self._lengths[index] = example.length
-            yield example
+        for given in self._source.read(self._wants, at_once):
+            for item in self._check(given) if isinstance(given, Rows) else [given]:
+                if isinstance(item, Examples) and self._check.buckets:
+                    self._lengths.update(dict.fromkeys(item.numbers.tolist(), item.length))
+                yield item
 
-    def _wants(self, index: int) -> bool:
-        self._seen = max(self._seen, index + 1)
-        return self._share.wants(index)
+    def _wants(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        self._seen = max(self._seen, int(numbers[-1]) + 1)
+        return self._share.wants(numbers)
 
     def _take(self, item: Results | Refused) -> Refused | None:
         """Puts what has come where it belongs; gives back the last that was refused."""

@@ -29,9 +29,12 @@ class Share(NamedTuple):
     failed: int
     begun: dict[int, dict[str, NDArray[Any]]]
 
-    def wants(self, index: int) -> bool:
-        """Whether the example is to be done."""
-        return index >= len(self.status) or bool(self.status[index] == PENDING)
+    def wants(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these examples are to be done."""
+        wanted = np.ones(len(numbers), bool)
+        known = numbers < len(self.status)
+        wanted[known] = self.status[numbers[known]] == PENDING
+        return wanted
 
 
 def share_of(store: Store) -> Share:
