@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from igjax.dataset import Summary, _blocks, _opening, attribute_dataset
+from igjax.dataset import Summary, _blocks, _method, _opening, attribute_dataset
 from igjax.quadrature import to_tolerance
 
 SIZE, LABELS, WIDTH = 12, 5, 8
@@ -74,9 +74,10 @@ def main(
     width: int = WIDTH,
     chunks: int = _opening._CHUNKS,
     flush_every: float = _blocks.FLUSH_EVERY,
+    long: float = 1e6,  # seconds of a program, which is as long as may be, however fast the machine
     distributed: dict[str, Any] | None = None,
 ) -> None:
-    _opening._CHUNKS, _blocks.FLUSH_EVERY = chunks, flush_every
+    _opening._CHUNKS, _blocks.FLUSH_EVERY, _method._LONG = chunks, flush_every, long
     if distributed is not None:
         jax.config.update("jax_enable_recoverability", True)
         jax.distributed.initialize(**distributed)

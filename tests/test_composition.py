@@ -167,6 +167,15 @@ PARAMS = [
 ]
 
 
+# Kinds of axes, with a flag each. Both of either are in the first two, the rest is slow.
+MESHES = [
+    (AxisType.Auto, False),
+    (AxisType.Explicit, True),
+    pytest.param(AxisType.Auto, True, marks=pytest.mark.slow),
+    pytest.param(AxisType.Explicit, False, marks=pytest.mark.slow),
+]
+
+
 @pytest.fixture(params=PARAMS)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
@@ -278,8 +287,7 @@ def test_reverse_through_vmap_and_jit(case, batch):
     _assert_close(batched, _stack([one(*e) for e in zip(xs, labels, strict=True)]), 1e-5)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(("axis_type", "check_vma"), MESHES)
 def test_shard_map_over_examples(case, batch, axis_type, check_vma):
     xs, labels, _ = batch
     mesh = jax.make_mesh((8,), ("examples",), axis_types=(axis_type,))
@@ -301,8 +309,7 @@ def test_shard_map_with_the_input_replicated_and_labels_sharded(case, batch):
     _assert_close(jax.jit(sharded)(xs[0], labels), jax.jit(batched)(xs[0], labels))
 
 
-@pytest.mark.parametrize("set_mesh", [True, False])
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(("axis_type", "set_mesh"), MESHES)
 def test_inputs_sharded_over_examples(case, batch, axis_type, set_mesh):
     xs, labels, _ = batch
     batched = jax.vmap(case.transform(case.fun))

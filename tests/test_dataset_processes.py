@@ -1,6 +1,7 @@
 """``attribute_dataset`` as a process: killed, stopped, out of disk, beside others, for long."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -116,17 +117,15 @@ def begin(tmp_path: pathlib.Path, env: dict[str, str]) -> Iterator[Callable[...,
 @pytest.fixture(scope="module")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]
-) -> Callable[[int], dict[str, np.ndarray]]:
+) -> Callable[..., dict[str, np.ndarray]]:
     """From a number of examples to the results of a run that nothing has happened to."""
-    known: dict[int, dict[str, np.ndarray]] = {}
 
-    def results(length: int) -> dict[str, np.ndarray]:
-        if length not in known:
-            run = Run(tmp_path_factory.mktemp("undisturbed"), env, length=length)
-            run.finish()
-            assert run.reads() == list(range(length))
-            known[length] = run.contents()
-        return known[length]
+    @functools.cache
+    def results(length: int, **config: Any) -> dict[str, np.ndarray]:
+        run = Run(tmp_path_factory.mktemp("undisturbed"), env, length=length, **config)
+        run.finish()
+        assert run.reads() == list(range(length))
+        return run.contents()
 
     return results
 
@@ -140,17 +139,22 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 @pytest.mark.parametrize(
-    ("kills", "length"), [(3, 400), pytest.param(50, 4000, marks=pytest.mark.slow)]
+    ("kills", "length", "most", "long"),
+    [
+        (3, 400, 120, 0.0),
+        pytest.param(50, 4000, 120, 0.0, marks=pytest.mark.slow),
+        pytest.param(4, 4000, 1500, 1e6, marks=pytest.mark.slow),  # 31 times as many in a program
+    ],
 )
-def test_kills_lose_nothing_that_is_written(begin, undisturbed, kills, length):
+def test_kills_lose_nothing_that_is_written(begin, undisturbed, kills, length, most, long):
     rng = np.random.default_rng(0)
-    expected = undisturbed(length)
-    run = begin(length=length, delay=0.002, chunks=length // 10)
+    expected = undisturbed(length, long=long)
+    run = begin(length=length, delay=0.002, chunks=length // 10, long=long)
     done, grown = run.done(), 0
     for kill in range(kills):
         process = run.start(flush_every=[0.05, 60.0][kill % 2])
         if kill % 5 < 4:
-            run.wait_for_reads(int(rng.integers(1, 120)), process)
+            run.wait_for_reads(int(rng.integers(1, most)), process)
             time.sleep(rng.uniform(0, 0.02))
         else:  # at any moment, before the work begins too
             time.sleep(rng.uniform(0, 1.5))

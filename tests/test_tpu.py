@@ -17,7 +17,7 @@ import igjax
 from igjax import baselines, paths
 from igjax._stepwise import stepwise
 from igjax._transform import Settings
-from igjax.dataset._programs import Compiler
+from igjax.dataset._programs import Compiler, Programs, Tile
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 pytest.importorskip("libtpu", reason="libtpu, of jax[tpu], is not installed")
@@ -84,14 +84,9 @@ def test_programs_of_a_dataset_pass_nothing_between_devices(
     settings = Settings(baselines.zeros, paths.straight_line, rule, True, 16, True, None)
     parts = stepwise(network, settings)
     compiler = Compiler(Mesh(np.array(chips), ("example",)))
-    work, _ = jax.eval_shape(parts.begin, jnp.zeros(1024))
-    programs = (
-        (jax.vmap(parts.begin), jnp.zeros(1024)),
-        (jax.vmap(parts.step), work),
-        (jax.vmap(parts.finish), work),
-    )
-    for fun, one in programs:
-        program = compiler.lower(fun, (one,), 8 * 16)[0].compile()
+    programs = Programs(parts, (jnp.zeros(1024),), Tile(4, 8 * 16), compiler)
+    for definition in programs.definitions.values():
+        program = compiler.lower(*definition)[0].compile()
         assert not [name for name in COLLECTIVES if name in program.as_text()]
         analysis = program.memory_analysis()
         used = (

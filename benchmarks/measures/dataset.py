@@ -1,10 +1,11 @@
 """How fast `attribute_dataset` gets through a whole dataset, all to 1 %, the default.
 
 On the CPU, one device. "Ideal" is the number of gradients that the examples need, times what one
-costs in a batch at best (`jit(vmap(grad))`, the best of 16, 32, 64 … 2048 at once). The time of
-`attribute_dataset` is all of a call, the writing of the store included, but for its setting up
-(compiling, and trying how many gradients at once are the fastest), which is in a column of its own.
-It is called three times, the loop in between: medians are shown.
+costs in a batch at best (`jit(vmap(grad))`, the best of 16, 32, 64 … 2048 at once), before and
+after. The time of `attribute_dataset` is all of a call, the writing of the store included, but for
+its setting up (compiling, trying how many gradients at once are the fastest, fingerprints, making
+the store), which is in a column of its own. It is called three times, the loop in between: medians
+are shown.
 
 The loop is what one would write: `jit(vmap(integrated_grad(f, rule=to_tolerance())))` over
 batches (of 16, 64 or 256, whichever is the fastest), each until its slowest example is done; it
@@ -60,28 +61,34 @@ def run(settings: Settings, track: Track) -> list[Record]:
     def fun(x: jax.Array, *extras: jax.Array) -> jax.Array:
         return output(network.params, x, *extras)
 
-    gradient = _gradient(fun, network, settings.pick(_AT_ONCE, (16,)))
+    gradient = _fastest_gradient(fun, network, settings.pick(_AT_ONCE, (16,)))
     loop = _fastest_loop(fun, network, settings.pick(_LOOPS, (16,)))
-    whole, loops = [], []
+    whole, loops, gradients = [], [], []
     for _ in track(range(settings.pick(_ROUNDS, 1)), f"{settings.network}, all examples"):
+        before = gradient()
         with tempfile.TemporaryDirectory() as out:
             whole.append(
                 attribute_dataset(
                     fun, (network.xs, *network.extras), out=out, rule=_RULE, progress=False
                 )
             )
+        gradients.append((before + gradient()) / 2)
         loops.append(seconds(loop))
-    took = statistics.median(s.seconds - s.setup_seconds for s in whole)
-    ideal = whole[0].num_evals * gradient
+    worked = [summary.seconds - summary.setup_seconds for summary in whole]
+    took = statistics.median(worked)
+    ratios = [
+        seconds / (summary.num_evals * gradient)
+        for seconds, summary, gradient in zip(worked, whole, gradients, strict=True)
+    ]
     captum = _captum(settings, network, settings.pick(_COMPARED, 2))
     return [
         {
             "examples": len(network.xs),
             "gradients": whole[0].num_evals / len(network.xs),
-            "gradient": gradient,
+            "gradient": statistics.median(gradients),
             "seconds": took,
             "setup_seconds": statistics.median(s.setup_seconds for s in whole),
-            "ratio": took / ideal,
+            "ratio": statistics.median(ratios),
             "utilization": whole[0].utilization,
             "loop": statistics.median(loops) / took,
             "captum": captum["seconds"] / took,
@@ -90,8 +97,10 @@ def run(settings: Settings, track: Track) -> list[Record]:
     ]
 
 
-def _gradient(fun: Callable[..., Any], network: networks.Network, sizes: tuple[int, ...]) -> float:
-    """Seconds for a gradient in a batch of different examples, at best."""
+def _fastest_gradient(
+    fun: Callable[..., Any], network: networks.Network, sizes: tuple[int, ...]
+) -> Callable[[], float]:
+    """Times a gradient in a batch of different examples, of the size that is the fastest."""
     program = jax.jit(jax.vmap(jax.grad(fun)))
     calls = {}
     for size in sizes:
@@ -99,7 +108,12 @@ def _gradient(fun: Callable[..., Any], network: networks.Network, sizes: tuple[i
         args = jax.device_put([a[rows] for a in (network.xs, *network.extras)])
         calls[size] = functools.partial(program, *args)
     times = medians(interleaved(calls, rounds=5, at_least=0.5 * len(sizes)))
-    return min(time / size for size, time in times.items())
+    _, best = min((time / size, size) for size, time in times.items())
+
+    def time() -> float:
+        return medians(interleaved({best: calls[best]}, rounds=5, at_least=1.0))[best] / best
+
+    return time
 
 
 def _fastest_loop(

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from igjax._cli._named import load
 from igjax._extras import needs
 
-_CACHE = 2**28  # bytes of decoded chunks: the examples of a chunk are read one after the other
+_CACHE = 2**28  # bytes of decoded chunks: the examples of a chunk are not all read at once
 _KINDS = "a .npy or .npz file, a Zarr folder or module:source"
 
 
 class ZarrArray:
-    """An array on disk, of which an example is read when it is asked for.
+    """An array on disk, of which examples are read when they are asked for.
 
     Args:
       array: a TensorStore.

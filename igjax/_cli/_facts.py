@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
-_SETTINGS = ("rule", "multiply_by_inputs", "fields", "buckets", "batch_size", "block")
+_SETTINGS = (
+    "rule",
+    "multiply_by_inputs",
+    "fields",
+    "buckets",
+    "batch_size",
+    "chunks_per_program",
+    "block",
+)
 _FINGERPRINTS = ("function", "path_and_baseline", "data")
 _GAP = ("completeness_gap", "value", "baseline_value")
 

@@ -133,7 +133,8 @@ def attribute_dataset(
         Settings(baseline, path, rule, multiply_by_inputs, None, has_report=True, sharding=None)
     )
     compiler = Compiler(_local_mesh() if mesh is None else mesh)
-    method = Method(_with_mask(fun) if buckets else fun, settings, compiler)
+    lanes = max(1, len(check.buckets))
+    method = Method(_with_mask(fun) if buckets else fun, settings, compiler, lanes)
     arrays = layout(*method.results(check.like), fields, padded=bool(buckets))
     out = os.fspath(out)
     store = _hosts.first_alone(

@@ -3,7 +3,8 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igjax.dataset._examples import Examples, Refused, Shape
+from igjax.dataset._programs import Tile
 
 Tree = Any
 
-AHEAD = 4  # batches read before they are asked for
+AHEAD = 2  # batches read before they are asked for
+_PATIENCE = 0.1  # seconds, that a device waits for examples to fill a batch
 _LEAVE = 1.0  # seconds, for an item that is being read when the others are no longer wanted
 
 
@@ -23,8 +26,8 @@ class Batch(NamedTuple):
 
     Attributes:
       shape: of each of them.
-      indices: shape ``(width,)``: which examples they are; -1 where a row stands for none.
-      args: the arguments of the function, each leaf of shape ``(width, ...)``.
+      indices: shape ``(tile.size,)``: which examples they are; -1 where a row stands for none.
+      args: the arguments of the function, each leaf of shape ``(*tile, ...)``.
     """
 
     shape: Shape
@@ -34,7 +37,7 @@ class Batch(NamedTuple):
     @property
     def like(self) -> tuple[Tree, ...]:
         """The arguments of one of them, as shapes."""
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.args)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), self.args)
 
 
 class _Filling:
@@ -42,18 +45,25 @@ class _Filling:
 
     Args:
       like: examples of its shape.
-      width: how many it takes.
+      tile: what it is to fill.
     """
 
-    def __init__(self, like: Examples, width: int):
-        self._shape, self._indices = like.shape, np.full(width, -1, np.int64)
-        self._args = jax.tree.map(lambda a: np.empty((width, *a.shape[1:]), a.dtype), like.args)
+    def __init__(self, like: Examples, tile: Tile):
+        self._shape, self._tile = like.shape, tile
+        self._indices = np.full(tile.size, -1, np.int64)
+        self._args = jax.tree.map(lambda a: np.empty((tile.size, *a.shape[1:]), a.dtype), like.args)
         self._filled = 0
+        self._since = time.monotonic()
 
     @property
     def room(self) -> int:
         """For how many more."""
         return len(self._indices) - self._filled
+
+    @property
+    def late(self) -> bool:
+        """Whether those who wait for it have waited long enough."""
+        return time.monotonic() - self._since > _PATIENCE
 
     def add(self, some: Examples, own: slice) -> None:
         """Takes those of ``some``, which there is room for."""
@@ -69,42 +79,73 @@ class _Filling:
         """What has come; the first again where nothing has."""
         for leaf in jax.tree.leaves(self._args):
             leaf[self._filled :] = leaf[0]
-        return Batch(self._shape, self._indices, jax.device_put(self._args, sharding))
+        args = jax.tree.map(lambda a: a.reshape(*self._tile, *a.shape[1:]), self._args)
+        return Batch(self._shape, self._indices, jax.device_put(args, sharding))
 
 
 def batches(
-    items: Iterator[Examples | Refused], width: int, sharding: jax.sharding.Sharding
+    items: Iterator[Examples | Refused],
+    tile: Tile,
+    sharding: jax.sharding.Sharding,
+    awaited: Callable[[], bool],
 ) -> Iterator[Batch | Refused]:
-    """Batches of ``width`` examples in the order that they come, what is refused in between.
+    """Examples in batches that fill a tile, in the order that they come; what is refused between.
 
-    A batch that the last examples do not fill is filled up by repeating one.
+    A batch that does not fill, since its examples are the last ones or come slowly, is filled up by
+    repeating one.
+
+    Args:
+      items: the examples.
+      tile: of a batch.
+      sharding: where it is to go.
+      awaited: whether there is nothing else to do than to wait for it.
     """
     filling: dict[Shape, _Filling] = {}
-    for item in items:
-        if isinstance(item, Refused):
-            yield item
-            continue
-        first, count = 0, len(item.numbers)
-        while first < count:
-            if item.shape not in filling:
-                filling[item.shape] = _Filling(item, width)
-            last = min(count, first + filling[item.shape].room)
-            filling[item.shape].add(item, slice(first, last))
-            first = last
-            if not filling[item.shape].room:
-                yield filling.pop(item.shape).batch(sharding)
+    broken: Exception | None = None
+    try:
+        for item in items:
+            if isinstance(item, Refused):
+                yield item
+            else:
+                yield from _filled(filling, item, tile, sharding)
+            late = [shape for shape, batch in filling.items() if batch.late] if awaited() else []
+            for shape in late:
+                yield filling.pop(shape).batch(sharding)
+    except Exception as error:  # what has come before is not lost
+        broken = error
     for rest in filling.values():
         yield rest.batch(sharding)
+    if broken:
+        raise broken
+
+
+def _filled(
+    filling: dict[Shape, _Filling], some: Examples, tile: Tile, sharding: jax.sharding.Sharding
+) -> Iterator[Batch]:
+    """Puts ``some`` into the batch of their shape, and gives those that this fills."""
+    first, count = 0, len(some.numbers)
+    while first < count:
+        if some.shape not in filling:
+            filling[some.shape] = _Filling(some, tile)
+        last = min(count, first + filling[some.shape].room)
+        filling[some.shape].add(some, slice(first, last))
+        first = last
+        if not filling[some.shape].room:
+            yield filling.pop(some.shape).batch(sharding)
 
 
 class ReadAhead(Iterator[Any]):
     """What an iterator gives, read in a thread before it is asked for.
 
     What the iterator raises is raised where its next item would have been.
+
+    Args:
+      reading: makes the iterator, which can ask whether its next item is awaited already.
     """
 
-    def __init__(self, items: Iterator[Any], ahead: int = AHEAD):
-        self._items = items
+    def __init__(self, reading: Callable[[Callable[[], bool]], Iterator[Any]], ahead: int = AHEAD):
+        self._awaited = False
+        self._items = reading(lambda: self._awaited)
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._closed = threading.Event()
         config: Any = jax.config
@@ -114,7 +155,9 @@ class ReadAhead(Iterator[Any]):
 
     def __next__(self) -> Any:
         """The next item, when it is there."""
+        self._awaited = True
         item, error = self._queue.get()
+        self._awaited = False
         return self._given(item, error)
 
     def ready(self) -> bool:

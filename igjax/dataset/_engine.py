@@ -3,7 +3,8 @@
 Examples need different numbers of steps. Each goes through its first one together with those that
 came with it. What is not done then waits for a place in a group of examples that go on together;
 when one is done, another takes its place. There are two groups. While one is looked at, and results
-and new examples pass between host and device, the other one runs.
+and new examples pass between host and device, the other one runs. The last chunks of a group are
+left out if they have no example; when no more come, those that are left move to the first ones.
 """
 
 import collections
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 from igjax._report import Report
 from igjax.dataset._batches import Batch, ReadAhead
 from igjax.dataset._examples import Refused, Shape
-from igjax.dataset._programs import HELD, Programs
+from igjax.dataset._programs import Programs, Tile
 
 Tree = Any
 
-GROUPS = HELD // 2
+GROUPS = 2
+# Tiles that there are at a time. Of work: each group's before and after a step, and as many that
+# wait. Of results: of each group, and of what it was filled from.
+HELD = 3 * GROUPS
+PROMISED = 2 * GROUPS
 _NOBODY = -1  # the index of an example in a place that has none
 
 
@@ -46,10 +51,12 @@ class Tally:
         self.places = 0
         self.used = 0
 
-    def add(self, indices: NDArray[np.int64]) -> None:
-        """Counts a step of these examples."""
-        self.places += indices.size
-        self.used += int(np.count_nonzero(indices != _NOBODY))
+    def add(self, busy: NDArray[np.bool_], tile: Tile) -> int:
+        """Counts a step of the examples in these places. Returns how many chunks it takes."""
+        chunks = tile.chunks_of(busy)
+        self.places += chunks * tile.examples
+        self.used += int(np.count_nonzero(busy))
+        return chunks
 
     @property
     def utilization(self) -> float:
@@ -71,7 +78,7 @@ class _Group:
 
     def retire(self, programs: Programs) -> Iterator["_Promised"]:
         """Gives up the places of what is done, for a promise of its results."""
-        done = np.asarray(self.flags) & self.busy
+        done = np.asarray(self.flags).ravel() & self.busy
         self.flags = np.zeros_like(done)  # what comes to these places is not done
         if done.any():
             yield _Promised(self.indices[done], np.flatnonzero(done), programs.finish(self.work))
@@ -93,26 +100,29 @@ class _Promised:
 
     def results(self) -> Results:
         """Waits for them."""
-        host = jax.tree.map(lambda leaf: np.asarray(leaf)[self._rows], self._results)
+        host = jax.tree.map(self._own, self._results)
         return Results(self._indices, *host)
+
+    def _own(self, leaf: jax.Array) -> NDArray[Any]:
+        return np.asarray(leaf).reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])[self._rows]
 
 
 class _Lane:
     """What goes on with the examples of one shape."""
 
-    def __init__(self, programs: Programs, devices: int, tally: Tally):
+    def __init__(self, programs: Programs, tally: Tally):
         self.begun: collections.deque[_Group] = collections.deque()
-        self._groups = [self._empty(programs.width) for _ in range(GROUPS)]
-        self._programs, self._devices, self._tally = programs, devices, tally
+        self._programs, self._tile, self._tally = programs, programs.tile, tally
+        self._groups = [self._empty() for _ in range(GROUPS)]
 
-    @staticmethod
-    def _empty(width: int) -> _Group:
-        return _Group(np.full(width, _NOBODY), None, np.zeros(width, bool))
+    def _empty(self) -> _Group:
+        size = self._tile.size
+        return _Group(np.full(size, _NOBODY), None, np.zeros(size, bool))
 
     def begin(self, batch: Batch) -> None:
         """Takes the first step of new examples."""
-        self._tally.add(batch.indices)
-        self.begun.append(_Group(batch.indices, *self._programs.begin(batch.args)))
+        chunks = self._tally.add(batch.indices != _NOBODY, self._tile)
+        self.begun.append(_Group(batch.indices, *self._programs.begin(chunks, batch.args)))
 
     @property
     def idle(self) -> bool:
@@ -133,9 +143,25 @@ class _Lane:
         for group in self._groups:
             yield from group.retire(self._programs)
             yield from self._fill(group)
+            if ended and not self.begun and self._scattered(group):
+                self._gather(group)
             if group.busy.all() or (group.busy.any() and (ended or self.supplied)):
-                self._tally.add(group.indices)
-                group.work, group.flags = self._programs.step(group.work)
+                chunks = self._tally.add(group.busy, self._tile)
+                group.work, group.flags = self._programs.step(chunks, group.work)
+
+    def _scattered(self, group: _Group) -> bool:
+        """Whether the examples of ``group`` are in more chunks than they need."""
+        devices = range(self._programs.devices)
+        most = max(np.count_nonzero(group.busy[self._own(device)]) for device in devices)
+        per_chunk = self._tile.examples // len(devices)
+        return self._tile.chunks_of(group.busy) > -(-int(most) // per_chunk)
+
+    def _gather(self, group: _Group) -> None:
+        """Moves the examples of ``group`` to its first chunks."""
+        gathered = self._empty()
+        gathered.work = self._programs.nothing()
+        self._move(group, gathered)
+        group.indices, group.work = gathered.indices, gathered.work
 
     def _fill(self, group: _Group) -> Iterator[_Promised]:
         """Gives the free places of ``group`` to what waits for one."""
@@ -151,25 +177,33 @@ class _Lane:
                 return  # what is left is on other devices
 
     def _move(self, begun: _Group, group: _Group) -> bool:
-        """Moves examples to free places on the same device. Returns whether there were any."""
-        rows, taken = np.zeros(group.indices.shape, np.int32), np.zeros(group.indices.shape, bool)
-        per_device = group.indices.size // self._devices
-        for first in range(0, group.indices.size, per_device):
-            own = slice(first, first + per_device)
+        """Moves examples to free places on the same device. Returns whether there were any.
+
+        Places that stay free get a copy of some example: steps of all zeros, which nobody has
+        given, might never end.
+        """
+        rows, taken = np.zeros(self._tile.size, np.int32), ~group.busy
+        moved = 0
+        for device in range(self._programs.devices):
+            own = self._own(device)
             free, there = np.flatnonzero(~group.busy[own]), np.flatnonzero(begun.busy[own])
-            for place, row in zip(free, there, strict=False):
-                group.indices[first + place] = begun.indices[first + row]
-                begun.indices[first + row] = _NOBODY
-                rows[first + place], taken[first + place] = row, True
-        if taken.any():
+            count = min(free.size, there.size)
+            places, from_rows = own[free[:count]], there[:count]
+            group.indices[places] = begun.indices[own[from_rows]]
+            begun.indices[own[from_rows]] = _NOBODY
+            rows[places] = from_rows
+            moved += count
+        if moved:
             group.work = self._programs.admit(group.work, begun.work, rows, taken)
-        return bool(taken.any())
+        return moved > 0
+
+    def _own(self, device: int) -> NDArray[np.intp]:
+        return self._tile.of_device(device, self._programs.devices)
 
 
 def attributed(
     reader: ReadAhead,
     programs_of: Callable[[Batch], Programs],
-    devices: int,
     tally: Tally,
 ) -> Iterator[Results | Refused]:
     """The results of all examples, as they come, and the examples that are refused.
@@ -177,19 +211,22 @@ def attributed(
     Args:
       reader: of batches and of what is refused.
       programs_of: from a batch to the programs for it.
-      devices: how many devices have examples of their own.
       tally: where to count how full the programs run.
     """
     lanes: dict[Shape, _Lane] = {}
     ended = waiting = False
+    broken: Exception | None = None
     while not (ended and all(lane.idle for lane in lanes.values())):
         while not ended and not any(lane.supplied for lane in lanes.values()):
             if not (reader.ready() or waiting or all(lane.idle for lane in lanes.values())):
                 break
-            item = next(reader, None)
+            try:
+                item = next(reader, None)
+            except Exception as error:  # what has come before is finished first
+                item, broken = None, error
             if isinstance(item, Batch):
                 if item.shape not in lanes:
-                    lanes[item.shape] = _Lane(programs_of(item), devices, tally)
+                    lanes[item.shape] = _Lane(programs_of(item), tally)
                 lanes[item.shape].begin(item)
                 waiting = False
             elif isinstance(item, Refused):
@@ -201,3 +238,5 @@ def attributed(
         waiting = tally.places == before and not promised  # until there is more to do
         for promise in promised:
             yield promise.results()
+    if broken:
+        raise broken

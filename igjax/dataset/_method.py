@@ -14,18 +14,19 @@ from igjax._report import Report
 from igjax._stepwise import Stepwise, stepwise
 from igjax._transform import Settings
 from igjax.dataset import _fingerprint
-from igjax.dataset._programs import Compiler, Programs
+from igjax.dataset._batches import AHEAD
+from igjax.dataset._engine import HELD, PROMISED
+from igjax.dataset._programs import Compiler, Programs, Tile
 
 Tree = Any
 
 _MOST = 2**14  # gradients at once, to try
-_TIMES = 8  # as many are tried next
-_BETTER = 0.95  # of the time per gradient, to go on with more
-_OVERHEAD = 1e-3  # seconds, that the host takes to run a program and to look at its results
-_LONG = 0.5  # seconds, for a program: more at once would gain nothing
-_ROUNDS = 128  # of programs that the examples should make, at least: the last ones are not full
-_TRYING = 0.2  # seconds, to time a program
-_SHARE = 0.5  # of a device's memory, that a program may take
+_LONGEST = 2**8  # examples of a tile on a device, if a chunk has no more
+_TIMES = 4  # as many are tried next
+_LONG = 0.1  # seconds, for a program: beside it, what the host does is nothing
+_ROUNDS = 16  # of programs that the examples should make, at least: the last ones are not full
+_TRYING = 0.1  # seconds, to time a program
+_SHARE = 0.5  # of a device's memory, that all may take
 
 
 class Method:
@@ -35,10 +36,13 @@ class Method:
       fun: a function of one example to a scalar.
       settings: of ``integrated_grad``.
       compiler: for the devices.
+      lanes: how many shapes of examples there are, each with programs of its own.
     """
 
-    def __init__(self, fun: Callable[..., Any], settings: Settings, compiler: Compiler):
-        self.compiler = compiler
+    def __init__(
+        self, fun: Callable[..., Any], settings: Settings, compiler: Compiler, lanes: int = 1
+    ):
+        self.compiler, self._lanes = compiler, lanes
         self._fun, self._settings = fun, settings
         self._programs: dict[Any, Programs] = {}
 
@@ -50,17 +54,16 @@ class Method:
             return min(_tolerance.DEFAULT_BATCH, rule.max_evals)
         return int(rule.nodes.size)
 
-    def width(self, batch_size: int) -> int:
-        """How many examples are side by side with that many gradients at once on each device."""
-        return max(1, batch_size // self._nodes) * self.compiler.devices
+    def tile(self, batch_size: int, chunks: int) -> Tile:
+        """The examples of a program: chunks of ``batch_size`` gradients at once on each device."""
+        return Tile(chunks, max(1, batch_size // self._nodes) * self.compiler.devices)
 
-    def programs(self, args: tuple[Tree, ...], batch_size: int) -> Programs:
-        """For examples like ``args``, with ``batch_size`` gradients at once on each device."""
-        width = self.width(batch_size)
-        key = width, str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), args))
+    def programs(self, args: tuple[Tree, ...], batch_size: int, chunks: int = 1) -> Programs:
+        """For examples like ``args``, in such tiles."""
+        tile, at_once = self.tile(batch_size, chunks), min(batch_size, self._nodes)
+        key = tile, at_once, str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), args))
         if key not in self._programs:
-            parts = self._parts(min(batch_size, self._nodes))
-            self._programs[key] = Programs(parts, args, width, self.compiler)
+            self._programs[key] = Programs(self._parts(at_once), args, tile, self.compiler)
         return self._programs[key]
 
     def _parts(self, batch_size: int) -> Stepwise:
@@ -104,35 +107,59 @@ class Method:
           args: of an example, NumPy arrays.
           length: the number of examples, if it is known.
         """
-        devices = self.compiler.devices
-        most = _MOST if length is None else self._nodes * length // (_ROUNDS * devices)
+        most = min(_MOST, self._nodes * self._in_a_round(length))
         best, least = self._nodes, float("inf")
-        while best > 1 and not self._fits(args, best):
+        while best > 1 and not self._room(args, best):
             best //= 2
         batch_size = best
-        while batch_size <= min(most, _MOST) and self._fits(args, batch_size):
+        while batch_size <= most and self._room(args, batch_size):
             seconds = _seconds(self.programs(args, batch_size), args)
-            took = (seconds + _OVERHEAD) / batch_size
-            if took > _BETTER * least:
+            if seconds / batch_size >= least:
                 break
-            best, least, batch_size = batch_size, took, _TIMES * batch_size
+            best, least, batch_size = batch_size, seconds / batch_size, _TIMES * batch_size
             if seconds > _LONG:
                 break
         return best
 
-    def _fits(self, args: tuple[Tree, ...], batch_size: int) -> bool:
-        """Whether a device has the memory for so many gradients at once."""
+    def chunks(self, args: tuple[Tree, ...], batch_size: int, length: int | None) -> int:
+        """How many chunks of ``batch_size`` gradients make a program that is long enough.
+
+        Args:
+          args: of an example, NumPy arrays.
+          batch_size: the number of gradients at once.
+          length: the number of examples, if it is known.
+        """
+        chunk = self.tile(batch_size, 1).size // self.compiler.devices
+        most = min(_LONGEST, self._in_a_round(length)) // chunk
+        if most <= 1:
+            return 1
+        room = self._room(args, batch_size)
+        long = int(_LONG / _seconds(self.programs(args, batch_size), args))
+        return max(1, min(most, long, room))
+
+    def _room(self, args: tuple[Tree, ...], batch_size: int) -> int:
+        """For how many chunks of so many gradients at once a device has the memory."""
         needed = self.programs(args, batch_size).memory
-        return needed <= _SHARE * self.compiler.free_memory()
+        tile = HELD * needed.work + (AHEAD + 2 + PROMISED) * needed.args
+        free = _SHARE * self.compiler.free_memory() - needed.step
+        return max(0, int(free // (tile * self._lanes)))
+
+    def _in_a_round(self, length: int | None) -> int:
+        """How many examples of one shape a device may have at a time, so that there are rounds."""
+        if length is None:
+            return _MOST
+        devices = self.compiler.devices * jax.process_count()
+        return length // (_ROUNDS * devices * self._lanes)
 
 
 def _seconds(programs: Programs, args: tuple[Tree, ...]) -> float:
-    """How long the first step takes, at least."""
-    many = jax.tree.map(lambda leaf: np.stack([leaf] * programs.width), args)
-    placed = programs.put(many)
+    """How long the first step of a chunk takes, at least."""
+    tile = programs.tile
+    placed = programs.put(jax.tree.map(lambda a: np.broadcast_to(a, (*tile, *a.shape)), args))
+    jax.block_until_ready(programs.begin(tile.chunks, placed))
     times: list[float] = []
     while sum(times) < _TRYING:
         start = time.perf_counter()
-        jax.block_until_ready(programs.begin(placed))
+        jax.block_until_ready(programs.begin(tile.chunks, placed))
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times) / tile.chunks

@@ -59,6 +59,7 @@ def opened(
         return store
     if batch_size == "auto":
         batch_size = method.fastest(check.like, source.length)
+    chunks = method.chunks(check.like, batch_size, source.length)
     size = max(field.dtype.itemsize * int(np.prod(field.shape)) for field in arrays.values())
     longest = max(1, min(_LONGEST, _CHUNK // max(size, 1)))
     share = -(-(source.length or _LONGEST) // (_CHUNKS * jax.process_count()))
@@ -67,6 +68,7 @@ def opened(
         "length": source.length,
         "block": min(longest, max(1, share)),
         "batch_size": batch_size,
+        "chunks_per_program": chunks,
         "versions": _versions(),
         "device": jax.devices()[0].device_kind,
         **identity,

@@ -37,7 +37,7 @@ class Summary:
       utilization: the share of the places in the programs that had an example in need of a step.
       seconds: that this run took, compilation and all.
       setup_seconds: of them, to get ready: to trace and compile, to find the fastest batch size, to
-        see what is in the store.
+        take fingerprints, to see what is in the store.
     """
 
     out: str
@@ -82,14 +82,17 @@ class Run:
 
     def work(self, *, progress: bool, stop_at_errors: bool) -> None:
         """Does what is left to do."""
-        batch_size, compiler = int(self._store.attributes["batch_size"]), self._method.compiler
-        width = self._method.width(batch_size)
-        reader = ReadAhead(batches(self._examples(width), width, compiler.examples))
+        attributes = self._store.attributes
+        batch_size, chunks = int(attributes["batch_size"]), int(attributes["chunks_per_program"])
+        tile, sharding = self._method.tile(batch_size, chunks), self._method.compiler.examples
+        reader = ReadAhead(
+            lambda awaited: batches(self._examples(tile.size), tile, sharding, awaited)
+        )
 
         def programs_of(batch: Batch) -> Programs:
-            return self._method.programs(batch.like, batch_size)
+            return self._method.programs(batch.like, batch_size, chunks)
 
-        items = attributed(reader, programs_of, compiler.devices, self._tally)
+        items = attributed(reader, programs_of, self._tally)
         refused: Refused | None = None
         with (
             contextlib.closing(reader),
