@@ -23,9 +23,10 @@ Tree = Any
 _MOST = 2**14  # gradients at once, to try
 _LONGEST = 2**8  # examples of a tile on a device, if a chunk has no more
 _TIMES = 4  # as many are tried next
+_BETTER = 0.97  # of the time per gradient, for more to be better
 _LONG = 0.1  # seconds, for a program: beside it, what the host does is nothing
 _ROUNDS = 16  # of programs that the examples should make, at least: the last ones are not full
-_TRYING = 0.1  # seconds, to time a program
+_TRYING = 0.3  # seconds, to time a program
 _SHARE = 0.5  # of a device's memory, that all may take
 
 
@@ -114,7 +115,7 @@ class Method:
         batch_size = best
         while batch_size <= most and self._room(args, batch_size):
             seconds = _seconds(self.programs(args, batch_size), args)
-            if seconds / batch_size >= least:
+            if seconds / batch_size > _BETTER * least:
                 break
             best, least, batch_size = batch_size, seconds / batch_size, _TIMES * batch_size
             if seconds > _LONG:
