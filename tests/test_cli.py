@@ -17,7 +17,7 @@ import zarr
 
 import igjax
 from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, main
-from igjax.dataset import _progress, _store, attribute_dataset
+from igjax.dataset import _creation, _format, _progress, _store, attribute_dataset
 
 ROOT = pathlib.Path(__file__).parents[1]
 XS = np.linspace(-1, 2, 60, dtype=np.float32).reshape(20, 3)
@@ -594,9 +594,12 @@ def test_inspect_of_a_stream_that_is_not_done(run):
 
 
 def test_inspect_of_a_store_with_nothing_done(run):
-    arrays = {"error": _store.Field((), np.dtype(np.float32))}
+    arrays = {"error": _format.Field((), np.dtype(np.float32))}
     attributes = {"made_by": "igjax", "fields": ["error"], "length": 4, "block": 2}
-    _store.create("attr.zarr", arrays, 4, attributes)
+    assert _creation.begin("attr.zarr", attributes)
+    code, _, err = run("inspect", "attr.zarr")  # of what a run leaves that is killed early
+    assert (code, err) == (2, "Error: there is no store of attributions in attr.zarr.\n")
+    _creation.complete("attr.zarr", arrays, attributes)
     facts = facts_of(run, "attr.zarr")
     assert facts["progress"] == {"examples": 4, "done": 0, "failed": 0, "pending": 4}
     assert facts["distributions"]["error"]["max"] is None

@@ -658,7 +658,7 @@ def test_bad_input(tmp_path: pathlib.Path, bad: str) -> None:
 
 def test_something_else_in_its_place(tmp_path: pathlib.Path) -> None:
     zarr.create_group(tmp_path)
-    with pytest.raises(ValueError, match="none that igjax has made"):
+    with pytest.raises(FileExistsError, match="none that igjax has made"):
         run(total, XS, tmp_path)
 
 

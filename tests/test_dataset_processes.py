@@ -90,7 +90,7 @@ class Run:
 
     def done(self) -> set[int]:
         """Which examples are in the store."""
-        if not (self.out / "zarr.json").exists():
+        if not (self.out / "status" / "zarr.json").exists():
             return set()
         return set(np.flatnonzero(zarr.open_group(self.out, mode="r")["status"][...]).tolist())
 

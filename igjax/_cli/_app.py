@@ -161,7 +161,7 @@ def inspect_store(
     """
     with exits(debug=debug):
         from igjax._cli._facts import facts
-        from igjax.dataset._store import open_existing
+        from igjax.dataset._creation import open_existing
 
         store = open_existing(out, write=False)
         if store is None:

@@ -14,7 +14,7 @@ import numpy as np
 from igjax._cli._exits import one_line
 from igjax._version import __version__
 from igjax.dataset import attribute_dataset
-from igjax.dataset._store import open_existing
+from igjax.dataset._creation import open_existing
 from igjax.integrated import integrated_grad
 from igjax.quadrature import to_tolerance
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset._store import DONE, FAILED, PENDING, REASON_BYTES, Store
+from igjax.dataset._format import REASON_BYTES
+from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 FLUSH_EVERY = 60.0  # seconds, until blocks that are not full yet are written as they are
 _WRITES = 4  # blocks that wait to be written, until more results have to wait

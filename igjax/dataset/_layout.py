@@ -1,6 +1,8 @@
 """Results as rows of the arrays of a store."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import collections
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +12,13 @@ from numpy.typing import NDArray
 
 from igjax._report import Report
 from igjax.dataset._engine import Results
-from igjax.dataset._store import Field
+from igjax.dataset._format import Field
 
 Tree = Any
 
 FIELDS = ("attributions", *Report._fields)
 LENGTH = "length"
+_LONGEST = 128  # of the names of arrays, which file systems take
 
 
 def layout(
@@ -63,12 +66,31 @@ def finite(results: Results) -> NDArray[np.bool_]:
 
 
 def _named(attributions: Tree, report: Report) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(attributions)[0]:
-        yield (
-            ".".join(["attributions", *(jax.tree_util.keystr((k,), simple=True) for k in path)]),
-            leaf,
-        )
+    flat = jax.tree_util.tree_flatten_with_path(attributions)[0]
+    yield from zip(_names(path for path, _ in flat), (leaf for _, leaf in flat), strict=True)
     yield from zip(Report._fields, report, strict=True)
+
+
+def _names(paths: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """A name for each path to a leaf, with which a folder can be called anywhere.
+
+    They are the keys with dots between; what is no letter, digit, ``-`` or ``_`` of ASCII is
+    written as in an address, and the empty key as ``~``. A name that is taken, in whatever case,
+    as keys that are very long or read the same may have it, gets a number.
+    """
+    taken = collections.Counter[str]()
+    for path in paths:
+        name = ".".join(["attributions", *map(_name, path)])[:_LONGEST]
+        count = taken[name.lower()]
+        taken[name.lower()] += 1
+        yield f"{name}~{count}" if count else name
+
+
+def _name(key: Any) -> str:
+    """One without ``.``, and with ``~`` only if it is that alone."""
+    text = jax.tree_util.keystr((key,), simple=True)
+    quoted = urllib.parse.quote(text, safe="", errors="surrogatepass")
+    return quoted.replace(".", "%2E").replace("~", "%7E") or "~"
 
 
 def _stored(dtype: Any) -> np.dtype[Any]:

@@ -8,10 +8,11 @@ import jaxlib.version
 import numpy as np
 
 from igjax._version import __version__
-from igjax.dataset import _fingerprint, _store
+from igjax.dataset import _creation, _fingerprint
 from igjax.dataset._examples import Check, Source
+from igjax.dataset._format import Field
 from igjax.dataset._method import Method
-from igjax.dataset._store import Field, Store
+from igjax.dataset._store import Store
 
 _CHUNK = 2**22  # bytes of results in a chunk of an array, at most
 _LONGEST = 4096  # examples in a chunk, at most
@@ -39,7 +40,7 @@ def opened(
       batch_size: how many gradients at once, if the store is new.
 
     Raises:
-      FileExistsError: if there is one, and must not be.
+      FileExistsError: if there is one, and must not be; or something else.
       ValueError: if it was made with something else.
     """
     identity = {
@@ -48,39 +49,52 @@ def opened(
         **method.fingerprints(check.like),
         "data": _fingerprint.of_data(source),
     }
-    store = _store.open_existing(out)
-    if store is not None:
-        if not resume:
-            raise FileExistsError(
-                f"{out} holds attributions already. resume=True goes on with them; for new ones "
-                "give another out."
-            )
-        _check_identity(store, identity)
-        return store
+    attributes = _creation.found(out)
+    if attributes is None:
+        _creation.check_empty(out)  # soon: to try batch sizes takes a while
+        attributes = _new(arrays, method, check, source, batch_size) | identity
+        if _creation.begin(out, attributes):
+            return _creation.complete(out, arrays, attributes)
+        attributes = _creation.found(out) or attributes  # another run was faster
+    if not resume:
+        raise FileExistsError(
+            f"{out} holds attributions already. resume=True goes on with them; for new ones "
+            "give another out."
+        )
+    _check_identity(out, attributes, identity)
+    return _creation.complete(out, arrays, attributes)
+
+
+def reopened(out: str) -> Store:
+    """The store that another process has opened."""
+    store = _creation.open_existing(out)
+    assert store is not None
+    return store
+
+
+def _new(
+    arrays: Mapping[str, Field],
+    method: Method,
+    check: Check,
+    source: Source,
+    batch_size: int | Literal["auto"],
+) -> dict[str, Any]:
+    """What a new store says of itself, beside its identity."""
     if batch_size == "auto":
         batch_size = method.fastest(check.like, source.length)
     chunks = method.chunks(check.like, batch_size, source.length)
     size = max(field.dtype.itemsize * int(np.prod(field.shape)) for field in arrays.values())
     longest = max(1, min(_LONGEST, _CHUNK // max(size, 1)))
     share = -(-(source.length or _LONGEST) // (_CHUNKS * jax.process_count()))
-    attributes = {
-        "made_by": "igjax",
+    return {
+        "made_by": _creation.MADE_BY,
         "length": source.length,
         "block": min(longest, max(1, share)),
         "batch_size": batch_size,
         "chunks_per_program": chunks,
         "versions": _versions(),
         "device": jax.devices()[0].device_kind,
-        **identity,
     }
-    return _store.create(out, arrays, source.length or 0, attributes)
-
-
-def reopened(out: str) -> Store:
-    """The store that another process has opened."""
-    store = _store.open_existing(out)
-    assert store is not None
-    return store
 
 
 _IDENTITY = {
@@ -94,18 +108,18 @@ _IDENTITY = {
 }
 
 
-def _check_identity(store: Store, identity: Mapping[str, Any]) -> None:
+def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raises ValueError if the store was made with something else."""
     for name, what in _IDENTITY.items():
-        there, here = store.attributes.get(name), identity[name]
+        there, here = attributes.get(name), identity[name]
         if there != here:
             versions = _versions()
-            made = store.attributes["versions"]
+            made = attributes["versions"]
             changed = ", ".join(
                 f"{p} {made[p]} then, {v} now" for p, v in versions.items() if made[p] != v
             )
             raise ValueError(
-                f"{store.out} was made with {what} ({name}: {there} there, {here} here). Call with "
+                f"{out} was made with {what} ({name}: {there} there, {here} here). Call with "
                 "what it was made with, or give another out."
                 + (f" Or it is due to the versions: {changed}." if changed else "")
             )

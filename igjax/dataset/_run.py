@@ -14,11 +14,12 @@ from igjax.dataset._batches import Batch, ReadAhead, batches
 from igjax.dataset._blocks import Blocks
 from igjax.dataset._engine import Results, Tally, attributed
 from igjax.dataset._examples import Check, Examples, Refused, Rows, Source
+from igjax.dataset._format import Field
 from igjax.dataset._layout import LENGTH, finite, rows
 from igjax.dataset._method import Method
 from igjax.dataset._programs import Programs
 from igjax.dataset._share import share_of
-from igjax.dataset._store import Field, Store
+from igjax.dataset._store import Store
 
 _logger = logging.getLogger("igjax")
 
