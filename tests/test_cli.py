@@ -349,6 +349,25 @@ def test_the_same_command_goes_on_unless_told_not_to(run):
     assert err.startswith("Error: attr.zarr holds attributions already")
 
 
+def test_a_store_is_not_made_over_something_else(run, folder):
+    (folder / "papers" / "error").mkdir(parents=True)
+    (folder / "papers" / "error" / "thesis.tex").write_text("ten years")
+    (folder / "papers" / "zarr").mkdir()
+    code, _, err = attribute(run, out="papers")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("Error: papers is not empty, and no store that igjax has begun: it holds")
+    assert (folder / "papers" / "error" / "thesis.tex").read_text() == "ten years"
+    (folder / "notes.txt").write_text("mine")
+    code, _, err = attribute(run, out="notes.txt")
+    assert code == 2 and err.startswith("Error: notes.txt is a file, or in the place of a folder")
+    assert attribute(run)[0] == 0
+    (folder / "attr.zarr" / "zarr.json").write_text("")
+    for options in ((), ("--no-resume",)):
+        code, _, err = attribute(run, *options)
+        assert code == 2 and err.startswith("Error: attr.zarr holds a zarr.json that is damaged")
+    assert run("inspect", "attr.zarr")[0] == 2
+
+
 def test_what_cannot_be_written_has_a_code_of_its_own(run, monkeypatch):
     def write(*_):
         raise OSError("the disk is full")

@@ -57,7 +57,8 @@ def attribute_dataset(
         ``(x, *rest)``; or an iterator or iterable of such examples, which has to give the same ones
         again for a run to be gone on with. All like the first.
       out: where the store is to be: a folder, or an address that TensorStore knows, such as
-        ``gs://bucket/folder``.
+        ``gs://bucket/folder``. It must be absent or empty, hidden files aside, or hold such a
+        store. Nothing in it is deleted.
       rule: see ``integrated_grad``.
       baseline: likewise.
       path: likewise.
@@ -80,11 +81,11 @@ def attribute_dataset(
       A ``Summary``.
 
     The store has an array for each of ``fields``, the examples along the first axis:
-    ``attributions`` (for a pytree one each, called ``attributions.name``; bfloat16 as float32), and
-    the fields of ``Report``; with ``buckets`` also ``length``. ``status`` is 0 for what has not
-    been done, 1 for what has, 2 for what can't be; ``reason`` then says why, in UTF-8. Its
-    attributes are the settings, versions and fingerprints. ``zarr.open_group`` and
-    ``xarray.open_zarr(…, consolidated=False)`` read it.
+    ``attributions`` (for each leaf of a pytree one, called ``attributions.name``, the name escaped
+    as in an address; bfloat16 as float32), and the fields of ``Report``; with ``buckets`` also
+    ``length``. ``status`` is 0 for what has not been done, 1 for what has, 2 for what can't be;
+    ``reason`` then says why, in UTF-8. Its attributes are the settings, versions and fingerprints.
+    ``zarr.open_group`` and ``xarray.open_zarr(…, consolidated=False)`` read it.
 
     Several processes (``jax.distributed``) with the same call share the work. Each has examples of
     its own and writes them by itself. When one dies, the same call by any number of processes does
@@ -94,8 +95,9 @@ def attribute_dataset(
 
     Raises:
       TypeError: as ``integrated_grad``, and if ``source`` is nothing of the above.
-      ValueError: likewise, and if ``out`` was made with something else than is asked for now.
-      FileExistsError: if it is there, and ``resume`` is False.
+      ValueError: likewise, and if ``out`` was made with something else than is asked for now, or
+        arrays of it are damaged.
+      FileExistsError: if it is there, and ``resume`` is False; or if something else is.
       OSError: if results can't be written. The same call goes on when they can.
       KeyboardInterrupt: after Ctrl-C, when what is done has been written.
 
