@@ -18,7 +18,7 @@ _NEEDED = {"block", "fields", "length"}  # attributes that a store can't be open
 
 
 def found(out: str) -> dict[str, Any] | None:
-    """The attributes of the store there, whole or only begun; None if there is none.
+    """Reads the attributes of the store there, whole or only begun; None if there is none.
 
     Raises:
       FileExistsError: if something else has the name of its metadata.
@@ -29,10 +29,10 @@ def found(out: str) -> dict[str, Any] | None:
     if read.state != "value":
         return None
     try:
-        metadata = json.loads(read.value)
+        written = json.loads(read.value)
     except ValueError:
-        metadata = None
-    attributes = metadata.get("attributes", {}) if isinstance(metadata, dict) else None
+        written = None
+    attributes = written.get("attributes", {}) if isinstance(written, dict) else None
     if isinstance(attributes, dict) and attributes.get("made_by") != MADE_BY:
         raise FileExistsError(
             f"{out} is a Zarr group or array, but none that igjax has made. Give another out."
@@ -67,7 +67,7 @@ def check_empty(out: str) -> None:
 
 
 def begin(out: str, attributes: Mapping[str, Any]) -> bool:
-    """Says there what the store is to be. Returns False if another run has done so before.
+    """Writes there what the store is to be. Returns False if another run has done so before.
 
     Raises:
       OSError: if it can't be written.
@@ -83,7 +83,7 @@ def begin(out: str, attributes: Mapping[str, Any]) -> bool:
 
 
 def complete(out: str, fields: Mapping[str, Field], attributes: dict[str, Any]) -> Store:
-    """The store that has been begun, with those of its arrays made that are not there yet.
+    """Opens the store that has been begun, and makes those of its arrays that are not there yet.
 
     Raises:
       ValueError: if it has been damaged.
@@ -101,7 +101,7 @@ def complete(out: str, fields: Mapping[str, Field], attributes: dict[str, Any]) 
 
 
 def open_existing(out: str, *, write: bool = True) -> Store | None:
-    """The store there, or None if there is none, or none that is whole.
+    """Opens the store there; None if there is none, or none that is whole.
 
     Raises:
       FileExistsError: if there is something else.
@@ -134,7 +134,7 @@ def _opened(out: str, attributes: dict[str, Any], *, write: bool) -> Store:
 
 
 def _array(out: str, name: str, more: Mapping[str, Any], **how: Any) -> Any:
-    """An array that is being opened. All that is done is written, and nothing else made up."""
+    """Begins to open an array. All that is done is written, and nothing else made up."""
     spec = {
         "driver": "zarr3",
         "kvstore": _kvstore.part(out, name),

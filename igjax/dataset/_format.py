@@ -29,13 +29,13 @@ BOOKKEEPING = {
 
 
 def group(attributes: Mapping[str, Any]) -> bytes:
-    """The text of ``GROUP``."""
+    """Returns the text of ``GROUP``."""
     metadata = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(metadata, indent=2).encode()
 
 
 def metadata(name: str, field: Field, length: int, block: int) -> dict[str, Any]:
-    """Of an array of ``length`` examples, ``block`` in a chunk."""
+    """Returns the metadata of an array of ``length`` examples, ``block`` in a chunk."""
     one_byte = field.dtype.itemsize == 1
     return {
         "shape": [length, *field.shape],
@@ -56,10 +56,10 @@ def metadata(name: str, field: Field, length: int, block: int) -> dict[str, Any]
 
 
 def empty(rows: int, field: Field) -> NDArray[Any]:
-    """Rows of an array in which nothing has been written."""
+    """Returns rows of an array in which nothing has been written."""
     return np.full((rows, *field.shape), _fill(field), field.dtype)
 
 
 def _fill(field: Field) -> Any:
-    """What stands where nothing has been written."""
+    """Returns what stands where nothing has been written."""
     return {"f": np.nan, "b": False}.get(field.dtype.kind, 0)

@@ -13,17 +13,17 @@ from igjax._extras import needs
 
 
 def tensorstore() -> Any:
-    """The package, which not all have."""
+    """Imports the package, which not all have."""
     return needs("tensorstore", "dataset")
 
 
 def kvstore(out: str) -> Any:
-    """The files of a store, by their names."""
+    """Opens the files of a store, by their names."""
     return tensorstore().KvStore.open(_url(out), context=context()).result()
 
 
 def part(out: str, name: str) -> dict[str, Any]:
-    """The folder of that name in a store, as TensorStore specifies it."""
+    """Specifies the folder of that name in a store."""
     # Not as an address: in one, a name's % would begin an escape.
     spec = dict(tensorstore().KvStore.Spec(_url(out)).to_json())
     return {**spec, "path": f"{spec.get('path', '')}{name}/"}
@@ -31,7 +31,7 @@ def part(out: str, name: str) -> dict[str, Any]:
 
 @functools.cache
 def context() -> Any:
-    """How files are written: under a new name each, and then renamed.
+    """Returns how files are written: under a new name each, and then renamed.
 
     By default TensorStore writes them under one name, that of a lock. What a process that was
     killed has left there, it writes over: behind a shorter chunk the rest of that would stay.
@@ -41,7 +41,7 @@ def context() -> Any:
 
 
 def names_in(out: str) -> list[str]:
-    """What a folder holds, empty folders and links too; nothing if it is not there.
+    """Lists what a folder holds, empty folders and links too; nothing if it is not there.
 
     Raises:
       FileExistsError: if it is no folder.
@@ -69,12 +69,12 @@ def reading(out: str) -> contextlib.AbstractContextManager[None]:
 
 
 def writing(out: str) -> contextlib.AbstractContextManager[None]:
-    """Likewise."""
+    """Raises OSError likewise."""
     return _trouble(f"results can't be written to {out}")
 
 
 def short(error: Exception) -> str:
-    """What TensorStore says, without the settings that it repeats."""
+    """Returns what TensorStore says, without the settings that it repeats."""
     return str(error).split(" [tensorstore_spec")[0]
 
 
@@ -87,7 +87,7 @@ def _trouble(what: str) -> Iterator[None]:
 
 
 def _folder(out: str) -> pathlib.Path | None:
-    """On this machine; None for addresses elsewhere."""
+    """Returns the path of a folder on this machine; None for addresses elsewhere."""
     if "://" not in out:
         return pathlib.Path(out)
     url = urllib.parse.urlsplit(out)
@@ -95,6 +95,6 @@ def _folder(out: str) -> pathlib.Path | None:
 
 
 def _url(out: str) -> str:
-    """What is no address is a path."""
+    """Returns the address of a store. What is none is a path."""
     base = out if "://" in out else pathlib.Path(out).absolute().as_uri()
     return base if base.endswith("/") else f"{base}/"

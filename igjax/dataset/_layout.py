@@ -72,7 +72,7 @@ def _named(attributions: Tree, report: Report) -> Iterator[tuple[str, Any]]:
 
 
 def _names(paths: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """A name for each path to a leaf, with which a folder can be called anywhere.
+    """Gives each path to a leaf a name that a folder can have anywhere.
 
     They are the keys with dots between; what is no letter, digit, ``-`` or ``_`` of ASCII is
     written as in an address, and the empty key as ``~``. A name that is taken, in whatever case,
@@ -87,7 +87,7 @@ def _names(paths: Iterable[Sequence[Any]]) -> Iterator[str]:
 
 
 def _name(key: Any) -> str:
-    """One without ``.``, and with ``~`` only if it is that alone."""
+    """Returns a name without ``.``, and with ``~`` only if it is that alone."""
     text = jax.tree_util.keystr((key,), simple=True)
     quoted = urllib.parse.quote(text, safe="", errors="surrogatepass")
     return quoted.replace(".", "%2E").replace("~", "%7E") or "~"

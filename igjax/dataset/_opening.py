@@ -79,7 +79,7 @@ def _new(
     source: Source,
     batch_size: int | Literal["auto"],
 ) -> dict[str, Any]:
-    """What a new store says of itself, beside its identity."""
+    """Returns what a new store says of itself, beside its identity."""
     if batch_size == "auto":
         batch_size = method.fastest(check.like, source.length)
     chunks = method.chunks(check.like, batch_size, source.length)
