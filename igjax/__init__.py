@@ -6,8 +6,8 @@ Transforms: ``integrated_grad`` of a function of one example to a scalar, ``inte
 one to arrays; ``Report`` is what they tell about their answer. Their parts are plain values and
 functions: ``igjax.baselines``, ``igjax.paths`` and ``igjax.quadrature``.
 
-Layers: ``split_at`` cuts a function in two at an intermediate that has a name, and ``names`` lists
-those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
+Layers: ``split_at`` cuts a function in two at an intermediate that has a name, and ``layer_names``
+lists those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
 ``layer_gradient_x_activation`` and ``grad_cam`` attribute to it, ``neuron_integrated_grad`` and
 ``neuron_conductance`` to the input by a neuron of it. ``token_integrated_grad`` attributes to token
 ids at their embedding.
@@ -16,6 +16,7 @@ ids at their embedding.
 """
 
 from igjax import baselines, paths, quadrature
+from igjax._jaxpr.names import layer_names, split_at
 from igjax._report import Report
 from igjax._version import __version__
 from igjax.integrated import integrated_grad, integrated_jacobian
@@ -28,7 +29,6 @@ from igjax.layers import (
     neuron_conductance,
     neuron_integrated_grad,
 )
-from igjax.points import names, split_at
 from igjax.tokens import token_integrated_grad
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "layer_conductance",
     "layer_gradient_x_activation",
     "layer_integrated_grad",
-    "names",
+    "layer_names",
     "neuron_conductance",
     "neuron_integrated_grad",
     "paths",

@@ -1,8 +1,8 @@
 """The engine: weighted sums over nodes, in chunks, of whatever a function returns.
 
 Every method that integrates or averages goes through ``weighted_sum`` or ``sum_until``. This is the
-place that knows about chunks and loops; ``_convolutions`` and ``_sharding`` know the rest of XLA's
-habits.
+place that knows about chunks and loops; ``_jaxpr.convolutions`` and ``_sharding`` know the rest of
+XLA's habits.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import jax.custom_batching
 import jax.numpy as jnp
 
-from igjax._convolutions import with_fast_convolutions
+from igjax._jaxpr.convolutions import with_fast_convolutions
 from igjax._precision import sum_dtype
 from igjax._sharding import vary_like
 

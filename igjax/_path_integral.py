@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igjax import _jaxpr, paths
-from igjax._affine import Split, split_affine
+from igjax import paths
 from igjax._inputs import matching, same_structure
+from igjax._jaxpr import program
+from igjax._jaxpr.affine import Split, split_affine
 from igjax._precision import cast, tree_dtype
 
 Tree = Any
@@ -132,7 +133,7 @@ def _curved(
 def _value_and_velocity(line: Callable[[jax.Array], Tree], alpha: jax.Array) -> tuple[Tree, Tree]:
     """Where ``line`` is at ``alpha``, and its derivative there."""
     one = jnp.ones_like(alpha)
-    if not _jaxpr.applies(jax.make_jaxpr(line)(alpha), "custom_vjp_call"):
+    if not program.applies(jax.make_jaxpr(line)(alpha), "custom_vjp_call"):
         return jax.jvp(line, (alpha,), (one,))
     # Such a function has a derivative in reverse mode only. That is linear in the cotangent, and
     # its transpose the derivative in forward mode.

@@ -90,7 +90,7 @@ LAYERS = ["stem", *(f"block_{i}" for i in range(16)), "head"]
 
 
 def test_the_names_of_the_layers(params, batch):
-    points = igjax.names(net.logits, params, batch[0][0])
+    points = igjax.layer_names(net.logits, params, batch[0][0])
     assert [*points] == LAYERS
     assert [points[name].shape for name in ("stem", "block_15", "head")] == [
         (112, 112, 32),

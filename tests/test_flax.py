@@ -142,7 +142,7 @@ def test_the_same_attributions_at_every_layer(wrapped, method, point):
 
 def test_names_are_paths(wrapped):
     fun, params, names = wrapped
-    assert {*names.values()} <= {*igjax.names(fun, params, X)}
+    assert {*names.values()} <= {*igjax.layer_names(fun, params, X)}
 
 
 def test_parameters_are_no_constants_of_the_program(wrapped):
@@ -193,7 +193,7 @@ class TestTransformer:
 
     def test_shared_and_rematerialized_submodules(self):
         fun, variables = igjax.flax.linen.function(self.model, target=0), self.variables()
-        points = igjax.names(fun, variables, IDS, MASK)
+        points = igjax.layer_names(fun, variables, IDS, MASK)
         assert {"embed", "attention", "norm", "head", "remat"} <= {*points}
         assert {("shared", 0), ("shared", 1)} <= {*points}
         with pytest.raises(ValueError, match="2 intermediates are named 'shared'"):
@@ -306,7 +306,7 @@ def test_derived_modules_are_named_once_and_in_evaluation_mode():
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     variables = Derived().init(keys, x)
     fun = igjax.flax.linen.function(Derived())
-    points = igjax.names(fun, variables, x)
+    points = igjax.layer_names(fun, variables, x)
     assert {"bounded", "attention", "batched"} <= {*points}
     h = igjax.split_at(fun, "bounded")[0](variables, x)
     kernel, bias = variables["params"]["bounded"].values()
@@ -397,7 +397,7 @@ class TestNNXTransformer:
 
     def test_shared_and_rematerialized_submodules(self):
         fun, state = igjax.flax.nnx.function(self.model(), target=0)
-        points = igjax.names(fun, state, IDS, MASK)
+        points = igjax.layer_names(fun, state, IDS, MASK)
         assert {"embed", "attention", "norms/0", "norms/1", "head", "remat"} <= {*points}
         shared = {point for point in points if point[0] in ("shared", "again")}
         assert {index for _, index in shared} == {0, 1}

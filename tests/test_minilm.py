@@ -150,7 +150,7 @@ def similarity(ids, mask, params, other):
 
 def test_attributions_are_complete_at_every_layer(params, encoded):
     ids, mask = minilm.tokenize(SENTENCES[4:], LENGTH)
-    points = igjax.names(similarity, ids[0], mask[0], params, encoded[3])
+    points = igjax.layer_names(similarity, ids[0], mask[0], params, encoded[3])
     assert [*points] == ["words", *LAYERS]
     baseline = jnp.where(jnp.isin(ids[0], jnp.array([minilm.CLS, minilm.SEP])), ids[0], minilm.PAD)
 

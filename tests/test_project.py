@@ -9,7 +9,8 @@ import tomllib
 import pytest
 
 import igjax
-from igjax import baselines, layers, paths, points, quadrature, tokens
+from igjax import baselines, layers, paths, quadrature, tokens
+from igjax._jaxpr import names
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -44,7 +45,7 @@ def test_the_package_is_typed():
     assert (pathlib.Path(igjax.__file__).parent / "py.typed").exists()
 
 
-@pytest.mark.parametrize("module", [baselines, layers, paths, points, quadrature, tokens])
+@pytest.mark.parametrize("module", [baselines, layers, names, paths, quadrature, tokens])
 def test_every_public_name_has_a_docstring_with_an_example(module):
     for name in module.__all__:
         value = getattr(module, name)

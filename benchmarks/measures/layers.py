@@ -1,6 +1,6 @@
 """Whether attributions are complete at every layer of a deep network.
 
-One input, from the layers' names in the network (`igjax.names`): the integrated gradients of each
+One input, by the names of layers (`igjax.layer_names`): the integrated gradients of each
 layer, and its conductance, with as many nodes as the input's own integrated gradients. All three
 should sum to F(x) - F(x'): "gap" is what is missing, in parts of that. What the conductances of a
 layer sum to is what the input's attributions sum to, node by node and whatever the number of nodes
@@ -54,7 +54,7 @@ def run(settings: Settings, track: Track) -> list[Record]:
         "has_report": True,
     }
     whole = _attribute(igjax.integrated_grad(fun, **explain), x, network.params)
-    names = [*igjax.names(fun, x, network.params)]
+    names = [*igjax.layer_names(fun, x, network.params)]
     records = []
     for name in track(names[:: settings.pick(1, 4)], settings.network):
         record: Record = {"layer": str(name)}

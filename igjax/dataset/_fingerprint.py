@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igjax import _jaxpr
+from igjax._jaxpr import program
 from igjax._sharding import is_number
 from igjax.dataset._examples import Rows, Source
 
@@ -60,8 +60,8 @@ def _looked_at(source: Source) -> Iterator[Any]:
 def _constants(closed: Any) -> Iterator[Any]:
     """What a function closes over, and the functions that it calls."""
     yield from getattr(closed, "consts", ())
-    for eqn in _jaxpr.equations(closed):
-        for part in _jaxpr.inside(eqn):
+    for eqn in program.equations(closed):
+        for part in program.inside(eqn):
             yield from _constants(part)
 
 

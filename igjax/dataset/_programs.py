@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from igjax._convolutions import with_fast_convolutions
+from igjax._jaxpr.convolutions import with_fast_convolutions
 from igjax._memory import free_memory
 from igjax._report import Report
 from igjax._stepwise import Stepwise, Work

@@ -26,9 +26,9 @@ def function(
 
     Dropout and batch norm are in evaluation mode, whatever the module asks for. The output of every
     submodule (of its ``__call__``) is named by its path, ``"encoder/layer_0/attention"``:
-    ``igjax.names`` lists them, and ``igjax.split_at`` and the layer methods take them. A submodule
-    that is called several times has a name with an index for each. What is inside of ``nn.scan``
-    has no output of its own.
+    ``igjax.layer_names`` lists them, and ``igjax.split_at`` and the layer methods take them. A
+    submodule that is called several times, in an ``nn.scan`` too, has a name with an index for
+    each.
 
     Args:
       module: a module, not bound to variables.
@@ -61,7 +61,7 @@ def function(
       >>> score = linen.function(model, target=2)
       >>> igjax.integrated_grad(score, 1)(variables, x).shape
       (4,)
-      >>> list(igjax.names(score, variables, x))
+      >>> list(igjax.layer_names(score, variables, x))
       ['layers_0', 'layers_2']
       >>> igjax.layer_conductance(score, "layers_0", 1)(variables, x).shape
       (8,)

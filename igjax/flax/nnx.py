@@ -21,9 +21,9 @@ def function(
 
     Dropout and batch norm are in evaluation mode, whatever mode the model is in; the model itself
     does not change. The output of every submodule is named by its path, ``"encoder/layers/0"``:
-    ``igjax.names`` lists them, and ``igjax.split_at`` and the layer methods take them. A submodule
-    that is called several times has a name with an index for each. What is inside of ``nnx.scan``
-    has no output of its own.
+    ``igjax.layer_names`` lists them, and ``igjax.split_at`` and the layer methods take them. A
+    submodule that is called several times, in an ``nnx.scan`` too, has a name with an index for
+    each.
 
     Args:
       model: a model.
@@ -52,7 +52,7 @@ def function(
       >>> x = jnp.ones(4)
       >>> igjax.integrated_grad(score, 1)(state, x).shape
       (4,)
-      >>> list(igjax.names(score, state, x))
+      >>> list(igjax.layer_names(score, state, x))
       ['layers/0', 'layers/2']
     """
     if not isinstance(model, nnx.Module):

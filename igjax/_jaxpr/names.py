@@ -17,17 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Var
 
-from igjax import _jaxpr
 from igjax._inputs import check_function
+from igjax._jaxpr import program as jaxprs
 from igjax._sharding import vary_like
 
-__all__ = ["names", "split_at"]
+__all__ = ["layer_names", "split_at"]
 
 Tree = Any
 Name = str | tuple[str, int]
 
 
-def names(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[Name, jax.ShapeDtypeStruct]:
+def layer_names(
+    fun: Callable[..., Any], *args: Any, **kwargs: Any
+) -> dict[Name, jax.ShapeDtypeStruct]:
     """The points of ``fun`` that have a name, in the order of evaluation.
 
     Args:
@@ -48,10 +50,10 @@ def names(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[Name, jax.
       >>> from jax.ad_checkpoint import checkpoint_name
       >>> import igjax
       >>> f = lambda x: jnp.sum(checkpoint_name(jnp.tanh(x), "hidden") ** 2)
-      >>> igjax.names(f, jnp.ones(3))
+      >>> igjax.layer_names(f, jnp.ones(3))
       {'hidden': ShapeDtypeStruct(shape=(3,), dtype=float32)}
     """
-    check_function("names", fun)
+    check_function("layer_names", fun)
 
     def shape(var: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
@@ -72,8 +74,8 @@ def split_at(
 
     Args:
       fun: a function of pytrees. Arguments that are no arrays, such as flags, stay as they are.
-      name: of the intermediate, as ``names`` lists it: a string, or ``(name, index)`` for one of
-        several of that name, or of several arrays named at once. A list of names stands for a
+      name: of the intermediate, as ``layer_names`` lists it: a string, or ``(name, index)`` for one
+        of several of that name, or of several arrays named at once. A list of names stands for a
         tuple of intermediates.
 
     Returns:
@@ -148,7 +150,7 @@ class _Traced(NamedTuple):
       structure: of what the function returns.
     """
 
-    program: _jaxpr.Program
+    program: jaxprs.Program
     points: dict[Name, Var]
     hidden: dict[str, str]
     arrays: list[Any]
@@ -268,9 +270,9 @@ def _trace(
     hidden: dict[str, str] = {}
 
     def enter(eqn: JaxprEqn) -> Any:
-        is_point, body = eqn.primitive.name == "name", _jaxpr.called(eqn)
+        is_point, body = eqn.primitive.name == "name", jaxprs.called(eqn)
         if not is_point and body is None:
-            inside = (name for part in _jaxpr.inside(eqn) for name in _names(part))
+            inside = (name for part in jaxprs.inside(eqn) for name in _names(part))
             hidden.update(dict.fromkeys(inside, eqn.primitive.name))
             return None
         names = [eqn.params["name"]] if is_point else [*_points(body)]
@@ -283,7 +285,7 @@ def _trace(
         return None
 
     inputs = [Var(aval) for aval in closed.in_avals]
-    program = _jaxpr.read(closed, inputs, enter)
+    program = jaxprs.read(closed, inputs, enter)
     if any(map(_is_mutable, (var for eqn in program.eqns for var in eqn.outvars))):
         raise ValueError(
             "the function writes to a mutable array (jax.new_ref), and cannot be cut between what "
@@ -316,20 +318,20 @@ def _addresses(names: Iterable[str], uses: Counter[str], seen: Counter[str]) -> 
 
 def _points(closed: Any) -> Iterator[str]:
     """The names of the points of a function that can be had, in the order of evaluation."""
-    for eqn in _jaxpr.equations(closed):
+    for eqn in jaxprs.equations(closed):
         if eqn.primitive.name == "name":
             yield eqn.params["name"]
-        body = _jaxpr.called(eqn)
+        body = jaxprs.called(eqn)
         if body is not None:
             yield from _points(body)
 
 
 def _names(closed: Any) -> Iterator[str]:
     """The names of the points of a function, wherever in it they are."""
-    for eqn in _jaxpr.equations(closed):
+    for eqn in jaxprs.equations(closed):
         if eqn.primitive.name == "name":
             yield eqn.params["name"]
-        for body in _jaxpr.inside(eqn):
+        for body in jaxprs.inside(eqn):
             yield from _names(body)
 
 

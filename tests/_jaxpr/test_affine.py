@@ -16,8 +16,8 @@ from jax.experimental import io_callback
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from igjax import _affine
-from igjax._affine import Split, split_affine
+from igjax._jaxpr import affine
+from igjax._jaxpr.affine import Split, split_affine
 
 Tree = Any
 
@@ -652,7 +652,7 @@ def _check_program(steps: Any, interpolation: int) -> None:
         ]
 
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_affine, "_INTERPOLATION", interpolation)
+        patch.setattr(affine, "_INTERPOLATION", interpolation)
         for result, expected in compared(*_inputs((_random(3, 4), _random(2, 3)), "float64")):
             scale = 1 + np.abs(expected).max()
             np.testing.assert_allclose(result / scale, expected / scale, rtol=0, atol=1e-11)
@@ -679,7 +679,7 @@ def test_minimum_cut(data):
             costs[frozenset(before)] = sum(
                 cost for node in before for end, cost in graph[node].items() if end not in before
             )
-    cost, before = _affine._minimum_cut(
+    cost, before = affine._minimum_cut(
         collections.defaultdict(dict, {node: dict(edges) for node, edges in graph.items()}), sources
     )
     least = min(costs.values())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igjax._convolutions import with_fast_convolutions
+from igjax._jaxpr.convolutions import with_fast_convolutions
 
 IN_ORDER = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
 

@@ -11,7 +11,7 @@ import igjax
 
 
 def test_names_lists_the_points_with_their_shapes():
-    points = igjax.names(network, jnp.ones(6))
+    points = igjax.layer_names(network, jnp.ones(6))
     assert list(points) == ["layer0", "layer1", "layer2"]
     assert [point.shape for point in points.values()] == [(8,), (7,), (5,)]
     assert {point.dtype for point in points.values()} == {jnp.dtype("float32")}
@@ -105,7 +105,7 @@ def test_a_derivative_of_its_own_is_kept_where_it_is_not_cut():
 def test_a_derivative_of_its_own_is_kept_in_calls_that_are_not_cut():
     fun = lambda x: doubly_steep(doubly_steep(x))
     x = jnp.float32(0.3)
-    assert list(igjax.names(fun, x)) == [("inner", 0), ("inner", 1)]
+    assert list(igjax.layer_names(fun, x)) == [("inner", 0), ("inner", 1)]
     head, tail = igjax.split_at(fun, ("inner", 0))
     inner = head(x)
     assert inner == jnp.sin(x)
@@ -167,10 +167,10 @@ def test_keys_scalars_and_constants_between_head_and_tail():
 
 
 def test_names_of_shapes():
-    points = igjax.names(network, jax.ShapeDtypeStruct((6,), jnp.float32))
-    assert points == igjax.names(network, jnp.ones(6))
+    points = igjax.layer_names(network, jax.ShapeDtypeStruct((6,), jnp.float32))
+    assert points == igjax.layer_names(network, jnp.ones(6))
     with pytest.raises(TypeError, match="names takes a function; got 3"):
-        igjax.names(3, jnp.ones(6))
+        igjax.layer_names(3, jnp.ones(6))
 
 
 def test_closed_over_parameters_under_outer_transformations():
@@ -196,7 +196,7 @@ def test_arguments_that_are_no_arrays_stay_as_they_are():
 
 def test_a_name_used_twice_is_addressed_by_index():
     fun = lambda x: checkpoint_name(checkpoint_name(x + 1, "a") * 2, "a")
-    assert list(igjax.names(fun, jnp.float32(1.0))) == [("a", 0), ("a", 1)]
+    assert list(igjax.layer_names(fun, jnp.float32(1.0))) == [("a", 0), ("a", 1)]
     head, tail = igjax.split_at(fun, ("a", 1))
     assert head(jnp.float32(1.0)) == 4.0
     assert tail(jnp.float32(5.0), jnp.float32(1.0)) == 5.0
@@ -228,7 +228,7 @@ def in_cond(x):
     [(in_scan, "scan"), (in_while, "while"), (in_cond, "cond"), (jax.jit(in_scan), "scan")],
 )
 def test_a_point_in_a_loop_or_a_branch_cannot_be_had(fun, kind):
-    assert igjax.names(fun, jnp.ones(2)) == {}
+    assert igjax.layer_names(fun, jnp.ones(2)) == {}
     with pytest.raises(ValueError, match=f"'inside' is inside of a {kind}"):
         igjax.split_at(fun, "inside")[0](jnp.ones(2))
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Var
 
-from igjax import _jaxpr
-from igjax._jaxpr import variables
+from igjax._jaxpr import program as jaxprs
+from igjax._jaxpr.program import variables
 
 Tree = Any
 
@@ -57,12 +57,12 @@ def split_affine(fun: Callable[[Tree], Tree], x: Tree) -> Split | None:
     other: set[Var] = set()  # those that depend on x otherwise
 
     def enter(eqn: JaxprEqn) -> Any:
-        body = None if affine.keys().isdisjoint(variables(eqn.invars)) else _jaxpr.body(eqn)
+        body = None if affine.keys().isdisjoint(variables(eqn.invars)) else jaxprs.body(eqn)
         if body is None:
             _classify(eqn, affine, other)
         return body
 
-    program = _jaxpr.read(closed, inputs, enter)
+    program = jaxprs.read(closed, inputs, enter)
     cut = _best_cut(program, affine)
     if not cut:
         return None
@@ -145,7 +145,7 @@ def _work(eqn: JaxprEqn) -> int:
     return 0
 
 
-def _aval(atom: _jaxpr.Atom) -> Any:
+def _aval(atom: jaxprs.Atom) -> Any:
     """The shape and dtype of a variable or literal."""
     return atom.aval
 
@@ -155,7 +155,7 @@ def _size(shape: Iterable[Any]) -> int:
     return math.prod(length for length in shape if isinstance(length, int))
 
 
-def _best_cut(program: _jaxpr.Program, affine: _SetBy) -> list[Var]:
+def _best_cut(program: jaxprs.Program, affine: _SetBy) -> list[Var]:
     """The affine variables to cut at; none where that is not much better than to start from x.
 
     The tail interpolates an affine variable, which is then in the cut, or computes it from others,
@@ -163,7 +163,7 @@ def _best_cut(program: _jaxpr.Program, affine: _SetBy) -> list[Var]:
     the equation that sets it, or the end for a leaf of x, at the cost of interpolating it; from an
     equation to the end, at the cost of its work; and from there to its operands, for ever.
     """
-    eqns = _jaxpr.needed(program.eqns, program.outputs, given=(), effects=True)
+    eqns = jaxprs.needed(program.eqns, program.outputs, given=(), effects=True)
     prefix = [eqn for eqn in eqns if not affine.keys().isdisjoint(eqn.outvars)]
     graph: _Graph = defaultdict(dict)
     for eqn in prefix:
