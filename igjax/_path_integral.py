@@ -64,7 +64,7 @@ def path_integrand(
 
     dtype = tree_dtype(x)
     direction = jax.tree.map(jnp.subtract, cast(x, dtype), cast(baseline, dtype))
-    split = split_affine(fun, x) if affine_prefix else None
+    split = split_affine(program.trace(fun, x)) if affine_prefix else None
     if split is None:
         along = _curved(fun, differentiate, baseline, x, path, multiply_by_inputs=False)
     else:

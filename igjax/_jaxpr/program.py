@@ -1,17 +1,104 @@
 """Functions as lists of equations: traced once, read, and evaluated in part.
 
 JAX traces a function to a jaxpr: a list of equations, each of which applies one primitive. Here a
-jaxpr is opened up where a reader wants to look into it, and parts of it become functions again,
-which JAX transforms like any other.
+function is traced to one that is called in its place, a jaxpr is opened up where a reader wants to
+look into it, and parts of it become functions again, which JAX transforms like any other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import JaxprEqn, Literal, Var
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from igjax._jaxpr.primitives import CALLS
+from igjax._trees import Tree
 
 Atom = Var | Literal
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # JAX keeps functions by identity, and weakly
+class Traced:
+    """A function of pytrees of arrays, traced: to call it is to evaluate its equations.
+
+    Attributes:
+      closed: the equations, from the leaves of the arguments to those results that are arrays.
+      structure: of the tuple of arguments.
+      result_structure: of what the function returns.
+      others: what it returns that is no array, by the number of the leaf.
+    """
+
+    closed: Any
+    structure: Any
+    result_structure: Any
+    others: dict[int, Any]
+
+    def __call__(self, *args: Tree) -> Tree:
+        """Returns what the function would.
+
+        Args:
+          *args: like those that it was traced with, in structure, shapes and dtypes, and in their
+            layout where that is part of an array's type: in a ``shard_map`` they vary over the
+            same devices, and on an explicit mesh they are sharded alike.
+
+        Raises:
+          ValueError: if they have another structure.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        if structure != self.structure:
+            raise ValueError(
+                f"the function was traced for arguments {self.structure}; got {structure}."
+            )
+        arrays = [*map(_as_array, leaves, self.closed.in_avals)]
+        return self.results(evaluate(self.closed, arrays))
+
+    def results(self, arrays: Sequence[Any]) -> Tree:
+        """Returns the pytree of results, of which these are the arrays."""
+        left = map(_as_array, arrays, self.closed.out_avals)
+        count = self.result_structure.num_leaves
+        leaves = [self.others[i] if i in self.others else next(left) for i in range(count)]
+        return jax.tree.unflatten(self.result_structure, leaves)
+
+
+def trace(fun: Callable[..., Tree], *args: Tree) -> Traced:
+    """Traces a function, once, where it is called with these arguments.
+
+    Args:
+      fun: a function of pytrees of arrays. What it returns may have other leaves among its arrays,
+        such as strings, which are then the same whenever the result is called.
+      *args: its arguments, whose values don't matter: tracers and ``jax.ShapeDtypeStruct`` will do.
+    """
+    leaves, structure = jax.tree.flatten(args)
+    structures: list[Any] = []
+    others: dict[int, Any] = {}
+
+    def of_leaves(*leaves: Any) -> list[Any]:
+        results, result_structure = jax.tree.flatten(fun(*jax.tree.unflatten(structure, leaves)))
+        structures.append(result_structure)
+        others.update((i, leaf) for i, leaf in enumerate(results) if not _is_array(leaf))
+        return [leaf for i, leaf in enumerate(results) if i not in others]
+
+    closed = jax.make_jaxpr(of_leaves)(*leaves)
+    return Traced(closed, structure, structures[0], others)
+
+
+def evaluate(closed: Any, values: Sequence[Any]) -> list[Any]:
+    """Evaluates the equations of a function at the values of its arguments."""
+    return jax.core.eval_jaxpr(opened(closed), consts(closed), *values)
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return bool(leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, jnp.number))
+    return isinstance(leaf, jax.Array | bool | int | float | complex)
+
+
+def _as_array(leaf: Any, aval: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, aval.dtype)
 
 
 class Program(NamedTuple):
@@ -80,7 +167,7 @@ def read(closed: Any, inputs: Sequence[Var], enter: Callable[[JaxprEqn], Any]) -
       enter: called with each equation in order. It returns the function that the equation calls,
         to be read in its place, or None.
     """
-    program = Program(list(inputs), [], [], {}, _open(closed))
+    program = Program(list(inputs), [], [], {}, opened(closed))
     program.outputs.extend(_read_into(program, closed, inputs, enter))
     return program
 
@@ -95,36 +182,51 @@ def body(eqn: JaxprEqn) -> Any:
         return None
     asked = ("in_shardings", "out_shardings", "in_layouts", "out_layouts", "compiler_options_kvs")
     wishes = [wish for name in asked for wish in eqn.params[name]]
-    plain = all(wish is None or type(wish).__name__ == "UnspecifiedValue" for wish in wishes)
-    return eqn.params["jaxpr"] if plain else None
+    return eqn.params["jaxpr"] if all(w is None or w is _no_wish() for w in wishes) else None
 
 
-# What calls a function once, on its operands, and by what name that is among its parameters.
-_CALLS = {
-    "jit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",  # what `jax.checkpoint` makes, by another name
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+@functools.cache
+def _no_wish() -> Any:
+    """What stands for a sharding in the equation of a ``jax.jit`` that asks for none."""
+    (eqn,) = equations(jax.make_jaxpr(jax.jit(lambda x: x + 1))(0.0))
+    return eqn.params["in_shardings"][0]
 
 
 def called(eqn: JaxprEqn) -> Any:
     """The function that an equation calls once, whatever it asks for beside that; or None."""
-    return eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+    return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
+
+
+def opened(closed: Any) -> Any:
+    """A function as JAX traced it, without its constants.
+
+    JAX before 0.12 keeps these in a wrapper around it.
+    """
+    return closed if isinstance(closed, Jaxpr) else closed.jaxpr
+
+
+def consts(closed: Any) -> Sequence[Any]:
+    """The values of what a function closes over, apart from the functions that it calls."""
+    return getattr(closed, "consts", ())
 
 
 def equations(closed: Any) -> list[JaxprEqn]:
     """The equations of a function, as JAX traced it."""
-    return list(_open(closed).eqns)
+    return list(opened(closed).eqns)
 
 
 def inside(eqn: JaxprEqn) -> list[Any]:
     """All functions that are part of an equation: bodies of loops, branches and so on."""
     values = [v for value in eqn.params.values() for v in (value if _is_row(value) else [value])]
-    return [value for value in values if hasattr(_open(value), "eqns")]
+    return [value for value in values if isinstance(value, Jaxpr | ClosedJaxpr)]
+
+
+def constants(closed: Any) -> Iterator[Any]:
+    """What a function closes over, and the functions that it calls."""
+    yield from consts(closed)
+    for eqn in equations(closed):
+        for part in inside(eqn):
+            yield from constants(part)
 
 
 def applies(closed: Any, primitive: str) -> bool:
@@ -146,9 +248,9 @@ def _read_into(
 
     Variables get new names, since one body may be called from several places.
     """
-    jaxpr = _open(closed)
+    jaxpr = opened(closed)
     names: dict[Var, Atom] = dict(zip(jaxpr.invars, args, strict=True))
-    for var, constant in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True):
+    for var, constant in zip(jaxpr.constvars, consts(closed), strict=True):
         names[var] = name = Var(var.aval)
         program.constants[name] = constant
 
@@ -167,8 +269,3 @@ def _read_into(
             program.eqns.append(eqn)
         names.update(zip(original.outvars, results, strict=True))
     return named(jaxpr.outvars)
-
-
-def _open(closed: Any) -> Any:
-    """``closed`` without its constants, which JAX before 0.12 keeps in a wrapper around it."""
-    return getattr(closed, "jaxpr", closed)

@@ -11,9 +11,8 @@ import numpy as np
 
 from igjax._jaxpr import program
 from igjax._sharding import is_number
+from igjax._trees import Tree
 from igjax.dataset._examples import Rows, Source
-
-Tree = Any
 
 _HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
 _SAMPLE = 64  # examples
@@ -25,7 +24,7 @@ def of_function(fun: Callable[..., Any], *args: Tree) -> str:
     closed = jax.make_jaxpr(fun)(*args)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(re.sub(r"0x[0-9a-f]+", "", str(closed)).encode())  # addresses change
-    for constant in _constants(closed):
+    for constant in program.constants(closed):
         value = jnp.asarray(constant) if is_number(constant) else jax.random.key_data(constant)
         digest.update(f"{constant.dtype}{constant.shape}".encode())
         digest.update(np.asarray(_checksum(value)).tobytes())
@@ -55,14 +54,6 @@ def _looked_at(source: Source) -> Iterator[Any]:
     step = max(1, source.length // _SAMPLE)
     read = source.read(lambda numbers: numbers % step == 0, _READ)
     return (item.args if isinstance(item, Rows) else () for item in read)
-
-
-def _constants(closed: Any) -> Iterator[Any]:
-    """What a function closes over, and the functions that it calls."""
-    yield from getattr(closed, "consts", ())
-    for eqn in program.equations(closed):
-        for part in program.inside(eqn):
-            yield from _constants(part)
 
 
 @jax.jit

@@ -16,8 +16,9 @@ from jax.experimental import io_callback
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from igjax._jaxpr import affine
 from igjax._jaxpr.affine import Split, split_affine
+from igjax._jaxpr.minimum_cut import minimum_cut
+from igjax._jaxpr.program import trace
 
 Tree = Any
 
@@ -63,7 +64,7 @@ def by(split: Split, x: Tree, baseline: Tree) -> Tree:
 
 
 def _split(fun: Callable[[Tree], Tree], x: Tree) -> Split:
-    split = split_affine(fun, x)
+    split = split_affine(trace(fun, x))
     assert split is not None
     return split
 
@@ -327,11 +328,14 @@ NOTHING_TO_GAIN = {
 
 @pytest.mark.parametrize("fun", NOTHING_TO_GAIN.values(), ids=NOTHING_TO_GAIN)
 def test_nothing_to_gain(fun):
-    assert split_affine(fun, jnp.asarray(_random(20), jnp.float32)) is None
+    assert split_affine(trace(fun, jnp.asarray(_random(20), jnp.float32))) is None
 
 
 def test_leaves_that_are_not_used_are_no_gain():
-    assert split_affine(lambda x: jnp.sum(jnp.tanh(2 * x[0])), (jnp.ones(20), jnp.ones(99))) is None
+    assert (
+        split_affine(trace(lambda x: jnp.sum(jnp.tanh(2 * x[0])), (jnp.ones(20), jnp.ones(99))))
+        is None
+    )
 
 
 # Each of these has a dense layer to gain from, and something affine to look at with a derivative of
@@ -554,7 +558,7 @@ def test_jit_that_asks_for_something_is_left_alone():
     mesh = jax.make_mesh((8,), ("features",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, P("features"))
     layer = jax.jit(lambda x: x @ _const(x, 24, 3), in_shardings=sharding)
-    assert split_affine(lambda x: jnp.sum(jnp.tanh(layer(x))), jnp.ones(24)) is None
+    assert split_affine(trace(lambda x: jnp.sum(jnp.tanh(layer(x))), jnp.ones(24))) is None
 
 
 def test_constraints_are_affine():
@@ -642,7 +646,7 @@ def _check_program(steps: Any, interpolation: int) -> None:
 
     @jit
     def compared(x, baseline):
-        split = split_affine(fun, x)
+        split = split_affine(trace(fun, x), interpolation)
         assert split is not None or interpolation > 0
         if split is None:
             return []
@@ -651,8 +655,7 @@ def _check_program(steps: Any, interpolation: int) -> None:
             *zip(by(split, x, baseline), plainly(fun, x, baseline), strict=True),
         ]
 
-    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(affine, "_INTERPOLATION", interpolation)
+    with jax.enable_x64(True):
         for result, expected in compared(*_inputs((_random(3, 4), _random(2, 3)), "float64")):
             scale = 1 + np.abs(expected).max()
             np.testing.assert_allclose(result / scale, expected / scale, rtol=0, atol=1e-11)
@@ -679,7 +682,7 @@ def test_minimum_cut(data):
             costs[frozenset(before)] = sum(
                 cost for node in before for end, cost in graph[node].items() if end not in before
             )
-    cost, before = affine._minimum_cut(
+    cost, before = minimum_cut(
         collections.defaultdict(dict, {node: dict(edges) for node, edges in graph.items()}), sources
     )
     least = min(costs.values())

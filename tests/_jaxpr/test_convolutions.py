@@ -76,7 +76,7 @@ def test_the_gradients_of_strides_dilation_and_groups(keywords):
 
 
 def test_inside_of_what_calls_and_loops():
-    kernel = random(3, 3, 2, 2)
+    kernel = random(3, 3, 2, 2) / 4  # of small norm, so that loops do not amplify rounding
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(convolve(x, kernel))))
     x = random(1, 6, 5, 2)
     for wrapped in (
