@@ -235,14 +235,24 @@ class Step(nn.Module):
         return jnp.tanh(nn.Dense(4, name="dense")(x)), None
 
 
-def test_a_point_inside_of_a_scan_cannot_be_had_but_its_result_can():
+def test_each_iteration_of_a_scan_has_its_layers():
     model = Stack()
-    variables = model.init(jax.random.key(0), jnp.ones(3))
+    x = jnp.linspace(-1.0, 1.0, 3)
+    variables = model.init(jax.random.key(0), x)
     fun = igjax.flax.linen.function(model, target=0)
-    with pytest.raises(ValueError, match="'stack/dense' is inside of a scan"):
-        igjax.split_at(fun, "stack/dense")[0](variables, jnp.ones(3))
-    found = igjax.layer_conductance(fun, "first", 1, **RULE)(variables, jnp.ones(3))
-    assert found.shape == (4,)
+    points = [point for point in igjax.layer_names(fun, variables, x) if "stack" in point[0]]
+    assert points == [(name, i) for i in range(3) for name in ("stack/dense", "stack")]
+    h = nn.Dense(4).apply({"params": variables["params"]["first"]}, x)
+    for i in range(3):
+        h = h @ variables["params"]["stack"]["dense"]["kernel"][i]
+        head, tail = igjax.split_at(fun, ("stack/dense", i))
+        np.testing.assert_allclose(head(variables, x), h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(tail(h, variables, x), fun(variables, x), rtol=1e-5, atol=1e-6)
+        h = jnp.tanh(h)
+    found = igjax.layer_conductance(fun, ("stack/dense", 1), 1, **RULE)(variables, x)
+    np.testing.assert_allclose(
+        found.sum(), fun(variables, x) - fun(variables, jnp.zeros(3)), atol=1e-4
+    )
 
 
 def test_targets():
@@ -437,14 +447,20 @@ class NNXStack(nnx.Module):
         return forward(self.stack, self.first(x))
 
 
-def test_a_point_inside_of_a_scan_of_nnx_cannot_be_had_but_its_input_can():
+def test_each_iteration_of_a_scan_of_nnx_has_its_layers():
     fun, state = igjax.flax.nnx.function(NNXStack(nnx.Rngs(0)), target=0)
-    with pytest.raises(ValueError, match="'stack' is inside of a scan"):
-        igjax.split_at(fun, "stack")[0](state, jnp.ones(3))
-    found = igjax.layer_conductance(fun, "first", 1, **RULE)(state, jnp.ones(3))
-    np.testing.assert_allclose(
-        found.sum(), fun(state, jnp.ones(3)) - fun(state, jnp.zeros(3)), atol=1e-4
-    )
+    x = jnp.linspace(-1.0, 1.0, 3)
+    points = list(igjax.layer_names(fun, state, x))
+    assert points == ["first", *(("stack", i) for i in range(3))]
+    h = igjax.split_at(fun, "first")[0](state, x)
+    for i in range(3):
+        h = h @ state["stack"]["kernel"][...][i]
+        head, tail = igjax.split_at(fun, ("stack", i))
+        np.testing.assert_allclose(head(state, x), h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(tail(h, state, x), fun(state, x), rtol=1e-5, atol=1e-6)
+        h = jnp.tanh(h)
+    found = igjax.layer_conductance(fun, ("stack", 1), 1, **RULE)(state, x)
+    np.testing.assert_allclose(found.sum(), fun(state, x) - fun(state, jnp.zeros(3)), atol=1e-4)
 
 
 def test_bad_input_of_nnx():

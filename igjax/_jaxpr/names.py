@@ -8,8 +8,9 @@ of Flax models by their paths, without touching the model.
 
 import difflib
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,19 +19,21 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Var
 
 from igjax._inputs import check_function
-from igjax._jaxpr import program as jaxprs
+from igjax._jaxpr import program
+from igjax._jaxpr.program import Program, Traced
 from igjax._sharding import vary_like
+from igjax._trees import Tree
 
 __all__ = ["layer_names", "split_at"]
 
-Tree = Any
 Name = str | tuple[str, int]
+_Place = tuple[str, int]  # the name of a point, and how many of that name come before it
 
 
 def layer_names(
     fun: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> dict[Name, jax.ShapeDtypeStruct]:
-    """The points of ``fun`` that have a name, in the order of evaluation.
+    """Lists the points of ``fun`` that have a name, in the order of evaluation.
 
     Args:
       fun: a function, in which ``jax.ad_checkpoint.checkpoint_name`` names intermediates.
@@ -38,9 +41,10 @@ def layer_names(
       **kwargs: likewise.
 
     Returns:
-      By name the shape and dtype. Where a name is used several times, or for a pytree of several
-      arrays, there is an entry for each: ``(name, 0)``, ``(name, 1)`` … Either is what ``split_at``
-      takes. Points inside of a loop or a branch are not listed, for they cannot be had.
+      By name the shape and dtype. Where a name is used several times, for a pytree of several
+      arrays, or in a ``lax.scan`` of several iterations, there is an entry for each: ``(name, 0)``,
+      ``(name, 1)`` … Either is what ``split_at`` takes. Points inside of a branch, or of a loop
+      that runs until a condition is met, are not listed, for they cannot be had.
 
     Raises:
       TypeError: if ``fun`` is no function.
@@ -55,11 +59,15 @@ def layer_names(
     """
     check_function("layer_names", fun)
 
-    def shape(var: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
-
-    points = _trace(fun, args, kwargs, None).points
-    return {name: shape(var) for name, var in points.items()}
+    closed = _Arguments.of(args, kwargs).trace(fun).closed
+    uses, seen = _count(closed), Counter[str]()
+    points: dict[Name, jax.ShapeDtypeStruct] = {}
+    for name, aval in _points(closed):
+        points[name if uses[name] == 1 else (name, seen[name])] = jax.ShapeDtypeStruct(
+            aval.shape, aval.dtype
+        )
+        seen[name] += 1
+    return points
 
 
 def split_at(
@@ -69,14 +77,15 @@ def split_at(
 
     The name may be given inside of functions that ``fun`` calls, under ``jax.jit``,
     ``jax.checkpoint`` and functions with derivatives of their own too. What is cut in two loses its
-    derivative, its checkpoint or what its ``jit`` asks the compiler for. All that ``fun`` computes
-    beside the intermediate is in the tail, and so are its effects, such as ``jax.debug.print``.
+    derivative, its checkpoint or what its ``jit`` asks the compiler for. A ``lax.scan`` is cut at
+    an iteration: what comes before it and after it remain loops. All that ``fun`` computes beside
+    the intermediate is in the tail, and so are its effects, such as ``jax.debug.print``.
 
     Args:
       fun: a function of pytrees. Arguments that are no arrays, such as flags, stay as they are.
       name: of the intermediate, as ``layer_names`` lists it: a string, or ``(name, index)`` for one
-        of several of that name, or of several arrays named at once. A list of names stands for a
-        tuple of intermediates.
+        of several of that name, of several arrays named at once, or of the iterations of a
+        ``lax.scan``. A list of names stands for a tuple of intermediates.
 
     Returns:
       ``head``, with the arguments of ``fun``, which returns the intermediate, or a tuple of them;
@@ -87,8 +96,8 @@ def split_at(
       TypeError: if ``name`` is no name; when called, if what is passed to ``tail`` is of another
         dtype than the intermediate.
       ValueError: when called, if there is no such name, several intermediates have it, it is inside
-        of a loop or a branch, what is passed to ``tail`` has another shape, or ``fun`` writes to
-        a mutable array (``jax.new_ref``).
+        of a ``while`` loop or a branch, what is passed to ``tail`` has another shape, or ``fun``
+        writes to a mutable array (``jax.new_ref``).
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,29 +112,81 @@ def split_at(
       Array(35., dtype=float32)
     """
     check_function("split_at", fun)
-    single = is_name(name)
-    wanted: Sequence[Any] = [name] if single or not isinstance(name, list | tuple) else name
-    if not wanted or not all(map(is_name, wanted)):
-        raise TypeError(
-            'name must be that of an intermediate, such as "hidden" or ("hidden", 0), or a list of '
-            f"such; got {name!r}."
-        )
+    _names(name)
 
     @functools.wraps(fun)
     def head(*args: Any, **kwargs: Any) -> Any:
-        traced, cut = _find(wanted, fun, args, kwargs)
-        values = traced.head(cut)
+        return cut(fun, name, args, kwargs).head(*args, **kwargs)
+
+    def tail(intermediate: Any, *args: Any, **kwargs: Any) -> Any:
+        return cut(fun, name, args, kwargs).tail(intermediate, *args, **kwargs)
+
+    return head, tail
+
+
+class Cut(NamedTuple):
+    """A function traced and cut in two, as ``split_at`` cuts it.
+
+    Attributes:
+      head: from the arguments to the intermediate, or to a tuple of several.
+      tail: from that and the arguments to what the function returns.
+    """
+
+    head: Callable[..., Any]
+    tail: Callable[..., Any]
+
+
+def cut(
+    fun: Callable[..., Any],
+    name: Name | Sequence[Name],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Cut:
+    """Traces a function and cuts it in two at an intermediate with a name.
+
+    Args:
+      fun: see ``split_at``.
+      name: likewise.
+      args: the arguments of ``fun``: of those that are arrays only shapes and dtypes matter.
+      kwargs: likewise.
+
+    Returns:
+      The two parts, which evaluate the same equations wherever they are called with arrays like
+      those given here. (Where such are laid out over devices otherwise, ``fun`` is traced again.)
+      Arguments that are no arrays stay what they are here.
+
+    Raises:
+      TypeError: as ``split_at`` does.
+      ValueError: likewise; when a part is called, if its arguments have another structure.
+    """
+    single, names = is_name(name), _names(name)
+    arguments = _Arguments.of(args, kwargs)
+    halves = _halves(fun, names, arguments)
+
+    def head(*args: Any, **kwargs: Any) -> Any:
+        arrays = arguments.arrays_of(args, kwargs)
+        fitting = halves
+        if not all(map(_is_laid_out_like, arrays, halves.program.inputs)):
+            fitting = _halves(fun, names, arguments.replaced(arrays))
+        values = fitting.head(arrays)
         return values[0] if single else tuple(values)
 
     def tail(intermediate: Any, *args: Any, **kwargs: Any) -> Any:
-        traced, cut = _find(wanted, fun, args, kwargs, like=_arrays(intermediate))
-        values = [intermediate] if single else list(intermediate)
-        if len(values) != len(cut):
-            raise ValueError(f"{len(cut)} intermediates were split at; got {len(values)} values.")
-        fitting = [*map(_like_point, values, cut, wanted)]
-        return traced.tail(cut, vary_like(traced.arrays, fitting))
+        given = [intermediate] if single else list(intermediate)
+        if len(given) != len(names):
+            raise ValueError(f"{len(names)} intermediates were split at; got {len(given)} values.")
+        values = [*map(_like_point, given, halves.points, names)]
+        arrays = arguments.arrays_of(args, kwargs)
+        places = [*halves.points, *halves.program.inputs]
+        if all(map(_is_laid_out_like, [*values, *arrays], places)):
+            return halves.tail(values, arrays)
+        # In a `shard_map` all are to be held by every device for itself where any of them is, so
+        # that the equations fit them.
+        arrays = vary_like([*values, *arrays], arrays)
+        again = _halves(fun, names, arguments.replaced(arrays))
+        return again.tail(vary_like(arrays, values), arrays)
 
-    return head, tail
+    return Cut(head, tail)
 
 
 def is_name(name: Any) -> bool:
@@ -138,201 +199,279 @@ def is_name(name: Any) -> bool:
     )
 
 
-class _Traced(NamedTuple):
-    """A function traced at arguments.
+def _names(name: Any) -> list[Name]:
+    """Returns the names that ``name`` stands for.
+
+    Raises:
+      TypeError: if it is no name, and no list of names.
+    """
+    wanted = list(name) if isinstance(name, list | tuple) and not is_name(name) else [name]
+    if not wanted or not all(map(is_name, wanted)):
+        raise TypeError(
+            'name must be that of an intermediate, such as "hidden" or ("hidden", 0), or a list of '
+            f"such; got {name!r}."
+        )
+    return wanted
+
+
+class _Arguments(NamedTuple):
+    """Arguments of a function, of which some leaves are arrays, and others stay as they are.
 
     Attributes:
-      program: its equations, down to every point that can be had.
-      points: the variable at each, by name, in the order of evaluation. A name that several have
-        comes with an index.
-      hidden: the names of those that cannot be had, and what kind of equation they are inside of.
-      arrays: the arguments that are arrays.
-      structure: of what the function returns.
+      leaves: all leaves.
+      structure: of the arguments by position and by keyword.
+      places: the numbers of those leaves that are arrays.
     """
 
-    program: jaxprs.Program
-    points: dict[Name, Var]
-    hidden: dict[str, str]
-    arrays: list[Any]
+    leaves: list[Any]
     structure: Any
+    places: list[int]
 
-    def find(self, name: Any) -> Var | None:
-        """The variable called ``name``, if there is one, and one alone."""
-        if isinstance(name, tuple) and name[1] == 0 and name not in self.points:
-            name = name[0]
-        return self.points.get(name)
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Arguments":
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        # Arrays of NumPy may decide about shapes.
+        kinds = (jax.Array, jax.ShapeDtypeStruct)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)]
+        return cls(leaves, structure, places)
 
-    def head(self, cut: Sequence[Var]) -> list[Any]:
-        """The values at the points ``cut``."""
-        values = self.program.function(self.program.inputs, cut, effects=False)(self.arrays)
-        return [*map(jnp.asarray, values)]
+    @property
+    def arrays(self) -> list[Any]:
+        return [self.leaves[i] for i in self.places]
 
-    def tail(self, cut: Sequence[Var], values: Sequence[Any]) -> Tree:
-        """What the function returns where it is ``values`` at the points ``cut``."""
-        rest = self.program.function(
-            [*cut, *self.program.inputs], self.program.outputs, effects=True
-        )
-        return jax.tree.unflatten(self.structure, rest([*values, *self.arrays]))
+    def arrays_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Returns the leaves of other arguments that are in the places of arrays.
 
-    def not_found(self, name: Any) -> str:
-        """What to tell who asks for a point ``name`` that is not there."""
-        base = name[0] if isinstance(name, tuple) and name else name
-        count = sum(isinstance(point, tuple) and point[0] == base for point in self.points)
-        if count:
-            return (
-                f"{count} intermediates are named {base!r}: take one of ({base!r}, 0) … ({base!r}, "
-                f"{count - 1}), or several, as a list; got {name!r}."
+        Raises:
+          ValueError: if the others have another structure.
+        """
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        if structure != self.structure:
+            raise ValueError(
+                f"the function was cut for arguments {self.structure}; got {structure}."
             )
-        if base in self.hidden:
-            kind = self.hidden[base]
-            return (
-                f"the intermediate {base!r} is inside of a {kind}, which may have many values of "
-                "it or none, so that the function cannot be cut there. Name what goes into the "
-                f"{kind} or comes out of it" + _INSTEAD.get(kind, "") + "."
-            )
-        known = [*dict.fromkeys(p[0] if isinstance(p, tuple) else p for p in self.points)]
-        if not known:
-            return (
-                f"no intermediate is named {name!r}, for none has a name: give it one in the "
-                'function, as in h = jax.ad_checkpoint.checkpoint_name(h, "hidden").'
-            )
-        close = difflib.get_close_matches(str(base), known, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-        listed = ", ".join(map(repr, known[:20])) + (" …" if len(known) > 20 else "")
-        return f"no intermediate is named {name!r}. {hint}There are {listed}."
+        return [jnp.asarray(leaves[i], self.leaves[i].dtype) for i in self.places]
+
+    def replaced(self, arrays: Sequence[Any]) -> "_Arguments":
+        """Returns the arguments with other arrays in their places."""
+        leaves = list(self.leaves)
+        for i, array in zip(self.places, arrays, strict=True):
+            leaves[i] = array
+        return self._replace(leaves=leaves)
+
+    def trace(self, fun: Callable[..., Any]) -> Traced:
+        """Traces ``fun`` as a function of the arrays."""
+
+        def of_arrays(*arrays: Any) -> Any:
+            args, kwargs = jax.tree.unflatten(self.structure, self.replaced(arrays).leaves)
+            return fun(*args, **kwargs)
+
+        return program.trace(of_arrays, *self.arrays)
 
 
-_INSTEAD = dict.fromkeys(("scan", "while"), ", or write the loop out in Python")
+class _Halves(NamedTuple):
+    """A function of arrays, cut in two.
+
+    Attributes:
+      traced: the function.
+      program: its equations, down to the points.
+      points: the variables that it is cut at.
+    """
+
+    traced: Traced
+    program: Program
+    points: list[Var]
+
+    def head(self, arrays: Sequence[Any]) -> list[jax.Array]:
+        """Returns the values at the points."""
+        evaluate = self.program.function(self.program.inputs, self.points, effects=False)
+        return [*map(jnp.asarray, evaluate(arrays))]
+
+    def tail(self, values: Sequence[Any], arrays: Sequence[Any]) -> Tree:
+        """Returns what the function does where it is ``values`` at the points."""
+        inputs = [*self.points, *self.program.inputs]
+        evaluate = self.program.function(inputs, self.program.outputs, effects=True)
+        return self.traced.results(evaluate([*values, *arrays]))
 
 
-def _find(
-    wanted: Sequence[Name],
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    like: Sequence[jax.Array] = (),
-) -> tuple[_Traced, list[Var]]:
-    """``fun``, traced, and its points of the names ``wanted``; see ``_trace``.
+def _halves(fun: Callable[..., Any], names: Sequence[Name], arguments: _Arguments) -> _Halves:
+    """Traces ``fun`` and finds the points of these names.
 
     Raises:
-      ValueError: if there is no such point.
+      ValueError: if there is no such point, or ``fun`` writes to a mutable array.
     """
-    traced = _trace(fun, args, kwargs, wanted, like)
-    cut: list[Var] = []
-    for name in wanted:
-        var = traced.find(name)
-        if var is None:
-            raise ValueError(_trace(fun, args, kwargs, None).not_found(name))
-        if var in cut:
-            raise ValueError(f"name must have each intermediate once; got {list(wanted)!r}.")
-        cut.append(var)
-    return traced, cut
-
-
-def _trace(
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    wanted: Collection[Name] | None,
-    like: Sequence[jax.Array] = (),
-) -> _Traced:
-    """Traces ``fun`` where it is called with these arguments.
-
-    Args:
-      fun: the function.
-      args: its arguments; what is no array stays as it is.
-      kwargs: likewise.
-      wanted: the names to look for, or None for all. A function that is called is opened up where
-        one of these is in it, and else stays whole: its derivative, if it has one of its own, is
-        lost by that.
-      like: arrays. In a ``shard_map`` all arguments are then held by every device for itself where
-        any of these or of them are, so that the equations fit such values.
-
-    Raises:
-      ValueError: if ``fun`` writes to a mutable array.
-    """
-    leaves, structure = jax.tree.flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
-    arrays = [leaves[i] for i in places]
-    if like:
-        arrays = vary_like([*like, *arrays], arrays)
-
-    def of_arrays(*arrays: Any) -> Any:
-        full = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
-            full[i] = array
-        args, kwargs = jax.tree.unflatten(structure, full)
-        return fun(*args, **kwargs)
-
-    closed, results = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
-    uses, seen = Counter(_points(closed)), Counter[str]()
-    points: dict[Name, Var] = {}
-    hidden: dict[str, str] = {}
-
-    def enter(eqn: JaxprEqn) -> Any:
-        is_point, body = eqn.primitive.name == "name", jaxprs.called(eqn)
-        if not is_point and body is None:
-            inside = (name for part in jaxprs.inside(eqn) for name in _names(part))
-            hidden.update(dict.fromkeys(inside, eqn.primitive.name))
-            return None
-        names = [eqn.params["name"]] if is_point else [*_points(body)]
-        addresses = _addresses(names, uses, seen)
-        if is_point:
-            points.update(zip(addresses, eqn.outvars, strict=True))
-        elif wanted is None or any(a in wanted or (a, 0) in wanted for a in addresses):
-            return body
-        seen.update(names)
-        return None
-
-    inputs = [Var(aval) for aval in closed.in_avals]
-    program = jaxprs.read(closed, inputs, enter)
-    if any(map(_is_mutable, (var for eqn in program.eqns for var in eqn.outvars))):
+    traced = arguments.trace(fun)
+    wanted = [_place(name, traced.closed) for name in names]
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"name must have each intermediate once; got {list(names)!r}.")
+    points: dict[_Place, Var] = {}
+    inputs = [Var(aval) for aval in traced.closed.in_avals]
+    read = program.read(traced.closed, inputs, _opening(wanted, points))
+    if not all(map(program.is_array, (var for eqn in read.eqns for var in eqn.outvars))):
         raise ValueError(
             "the function writes to a mutable array (jax.new_ref), and cannot be cut between what "
             "is written there and what is read. Write it without, or put the part that has it into "
             "a function of its own under jax.jit."
         )
-    return _Traced(program, points, hidden, arrays, jax.tree.structure(results))
+    return _Halves(traced, read, [points[place] for place in wanted])
 
 
-_ARRAYS = (jax.Array, jax.ShapeDtypeStruct)  # those of NumPy may decide about shapes
+def _opening(wanted: Collection[_Place], points: dict[_Place, Var]) -> Callable[[JaxprEqn], Any]:
+    """Returns how to read a function down to the points ``wanted``, which is to fill ``points``.
 
+    Whatever is called is opened up where one of these is in it, and else stays whole: its
+    derivative, if it has one of its own, is lost by that.
+    """
+    seen = Counter[str]()
 
-def _arrays(tree: Tree) -> list[jax.Array]:
-    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-
-
-def _is_mutable(var: Any) -> bool:
-    """Whether ``var`` stands for a place that holds an array."""
-    return hasattr(var.aval, "inner_aval")
-
-
-def _addresses(names: Iterable[str], uses: Counter[str], seen: Counter[str]) -> list[Name]:
-    """What to call the next points by, which have these names, after those that were ``seen``."""
-    seen, found = seen.copy(), list[Name]()
-    for name in names:
-        found.append(name if uses[name] == 1 else (name, seen[name]))
-        seen[name] += 1
-    return found
-
-
-def _points(closed: Any) -> Iterator[str]:
-    """The names of the points of a function that can be had, in the order of evaluation."""
-    for eqn in jaxprs.equations(closed):
+    def enter(eqn: JaxprEqn) -> Any:
         if eqn.primitive.name == "name":
-            yield eqn.params["name"]
-        body = jaxprs.called(eqn)
-        if body is not None:
+            name = eqn.params["name"]
+            points[name, seen[name]] = eqn.outvars[0]
+            seen[name] += 1
+            return None
+        times, body = _repeated(eqn)
+        count = _count(body) if times else Counter[str]()
+        asked = {
+            (index - seen[name]) // count[name]
+            for name, index in wanted
+            if 0 <= index - seen[name] < times * count[name]
+        }
+        if not asked:
+            seen.update({name: times * number for name, number in count.items()})
+            return None
+        return _unrolled(eqn, asked) if eqn.primitive.name == "scan" else body
+
+    return enter
+
+
+def _unrolled(eqn: JaxprEqn, iterations: Collection[int]) -> Any:
+    """Returns the function of a ``scan``, with these iterations written out.
+
+    What comes before, between and after them remain loops, so that there is little to compile.
+    """
+    loop = program.as_loop(eqn)
+    ends = sorted({0, loop.length, *iterations, *(i + 1 for i in iterations)})
+
+    def fun(*operands: Any) -> list[Any]:
+        consts, carry, xs = loop.parts(operands)
+        stacked = []
+        for start, stop in itertools.pairwise(ends):
+            first = loop.length - stop if loop.reverse else start
+            part = [jax.lax.slice_in_dim(x, first, first + stop - start) for x in xs]
+            if start in iterations:
+                row = [jnp.squeeze(x, 0) for x in part]
+                results = program.evaluate(loop.body, [*consts, *carry, *row])
+                carry, ys = results[: loop.carried], results[loop.carried :]
+                ys = [jnp.expand_dims(y, 0) for y in ys]
+            else:
+                step = functools.partial(program.evaluate, loop.body)
+                carry, ys = loop.run(step, consts, carry, part, stop - start)
+            stacked.append(ys)
+        in_order = reversed(stacked) if loop.reverse else stacked
+        return [*carry, *map(jnp.concatenate, zip(*in_order, strict=True))]
+
+    return jax.make_jaxpr(fun)(*(atom.aval for atom in eqn.invars))
+
+
+def _repeated(eqn: JaxprEqn) -> tuple[int, Any]:
+    """Returns how often an equation calls a function, if that is known, and the function."""
+    if eqn.primitive.name == "scan":
+        loop = program.as_loop(eqn)
+        return loop.length, loop.body
+    body = program.called(eqn)
+    return (0 if body is None else 1), body
+
+
+def _points(closed: Any) -> Iterator[tuple[str, Any]]:
+    """Yields names, shapes and dtypes of the points that can be had, in the order of evaluation."""
+    for eqn in program.equations(closed):
+        if eqn.primitive.name == "name":
+            yield eqn.params["name"], eqn.outvars[0].aval
+        times, body = _repeated(eqn)
+        for _ in range(times):
             yield from _points(body)
 
 
-def _names(closed: Any) -> Iterator[str]:
-    """The names of the points of a function, wherever in it they are."""
-    for eqn in jaxprs.equations(closed):
+def _count(closed: Any) -> Counter[str]:
+    """Counts the points that can be had, by name."""
+    count = Counter[str]()
+    for eqn in program.equations(closed):
+        if eqn.primitive.name == "name":
+            count[eqn.params["name"]] += 1
+        times, body = _repeated(eqn)
+        if times:
+            count.update({name: times * number for name, number in _count(body).items()})
+    return count
+
+
+def _place(name: Name, closed: Any) -> _Place:
+    """Returns which point a name means.
+
+    Raises:
+      ValueError: if it is none, or several have it.
+    """
+    count = _count(closed)
+    base, index = (name, 0) if isinstance(name, str) else (name[0], int(name[1]))
+    if not 0 <= index < count[base] or (isinstance(name, str) and count[base] > 1):
+        raise ValueError(_not_found(name, count, _hidden(closed)))
+    return base, index
+
+
+def _not_found(name: Name, count: Counter[str], hidden: dict[str, str]) -> str:
+    """What to tell who asks for a point ``name`` that is not there."""
+    base = name if isinstance(name, str) else name[0]
+    if count[base]:
+        return (
+            f"{count[base]} intermediates are named {base!r}: take one of ({base!r}, 0) … "
+            f"({base!r}, {count[base] - 1}), or several, as a list; got {name!r}."
+        )
+    if base in hidden:
+        kind = hidden[base]
+        cure = ", or write the loop out in Python, or as a scan" if kind == "while" else ""
+        return (
+            f"the intermediate {base!r} is inside of a {kind}, which may have many values of "
+            "it or none, so that the function cannot be cut there. Name what goes into the "
+            f"{kind} or comes out of it{cure}."
+        )
+    if not count:
+        return (
+            f"no intermediate is named {name!r}, for none has a name: give it one in the "
+            'function, as in h = jax.ad_checkpoint.checkpoint_name(h, "hidden").'
+        )
+    close = difflib.get_close_matches(base, count, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    listed = ", ".join(map(repr, [*count][:20])) + (" …" if len(count) > 20 else "")
+    return f"no intermediate is named {name!r}. {hint}There are {listed}."
+
+
+def _hidden(closed: Any) -> dict[str, str]:
+    """Returns the names of points that cannot be had, and what kind of equation each is inside."""
+    hidden: dict[str, str] = {}
+    for eqn in program.equations(closed):
+        times, body = _repeated(eqn)
+        if times:
+            hidden.update(_hidden(body))
+        else:
+            names = (name for part in program.inside(eqn) for name in _all_names(part))
+            hidden.update(dict.fromkeys(names, eqn.primitive.name))
+    return hidden
+
+
+def _all_names(closed: Any) -> Iterator[str]:
+    """Yields the names of the points of a function, wherever in it they are."""
+    for eqn in program.equations(closed):
         if eqn.primitive.name == "name":
             yield eqn.params["name"]
-        for body in jaxprs.inside(eqn):
-            yield from _names(body)
+        for body in program.inside(eqn):
+            yield from _all_names(body)
+
+
+def _is_laid_out_like(array: jax.Array, var: Var) -> bool:
+    """Whether an array is laid out over devices as ``var`` is, where that is part of its type."""
+    mesh = jax.typeof(array).sharding.mesh
+    aval: Any = var.aval
+    return not (mesh.explicit_axes or mesh.manual_axes) or bool(jax.typeof(array) == aval)
 
 
 def _like_point(value: Any, var: Var, name: Name) -> jax.Array:

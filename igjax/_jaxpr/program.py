@@ -197,6 +197,74 @@ def called(eqn: JaxprEqn) -> Any:
     return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
 
 
+class Loop(NamedTuple):
+    """What a ``lax.scan`` does.
+
+    Attributes:
+      body: from constants, what is carried, and a row of what is scanned, to what is carried on and
+        a row of results.
+      carried: how many arrays are carried.
+      scanned: how many are scanned.
+      length: the number of iterations.
+      reverse: whether the last rows come first.
+      unroll: how many iterations are written out at once.
+    """
+
+    body: Any
+    carried: int
+    scanned: int
+    length: int
+    reverse: bool
+    unroll: int
+
+    def parts(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Returns the operands that are constant, carried and scanned."""
+        scanned = len(operands) - self.scanned
+        carried = scanned - self.carried
+        return [*operands[:carried]], [*operands[carried:scanned]], [*operands[scanned:]]
+
+    def run(
+        self,
+        step: Callable[[list[Any]], Sequence[Any]],
+        consts: Sequence[Any],
+        carry: Sequence[Any],
+        xs: Sequence[Any],
+        length: int,
+    ) -> tuple[list[Any], list[Any]]:
+        """Runs ``length`` iterations of ``step``, in the place of the body."""
+
+        def iterate(carry: Sequence[Any], row: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            results = step([*consts, *carry, *row])
+            return [*results[: self.carried]], [*results[self.carried :]]
+
+        return jax.lax.scan(
+            iterate, [*carry], [*xs], length=length, reverse=self.reverse, unroll=self.unroll
+        )
+
+
+def as_loop(eqn: JaxprEqn) -> Loop:
+    """Returns what a ``scan`` equation does.
+
+    What is carried has the same shapes inside as outside, and what is scanned or stacked an axis
+    more outside. (How versions of JAX count these among the parameters differs.)
+    """
+    body, params = eqn.params["jaxpr"], eqn.params
+
+    def with_axis(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(outer.aval.ndim > inner.aval.ndim for outer, inner in pairs)
+
+    scanned = with_axis(eqn.invars, opened(body).invars)
+    stacked = with_axis(eqn.outvars, opened(body).outvars)
+    carried = len(eqn.outvars) - stacked
+    return Loop(body, carried, scanned, params["length"], params["reverse"], params["unroll"])
+
+
+def is_array(var: Any) -> bool:
+    """Whether a variable stands for an array, and not for a place that holds one, say."""
+    return isinstance(var.aval, jax.core.ShapedArray)
+
+
 def opened(closed: Any) -> Any:
     """A function as JAX traced it, without its constants.
 

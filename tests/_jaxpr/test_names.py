@@ -1,5 +1,7 @@
 """Functions cut in two at names, against the same functions cut by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from layered import SIZES, X, by_hand, network
 
 import igjax
+from igjax._jaxpr.names import cut
 
 
 def test_names_lists_the_points_with_their_shapes():
@@ -209,10 +212,6 @@ def test_a_name_used_twice_is_addressed_by_index():
         igjax.split_at(fun, ("a", 2))[0](jnp.float32(1.0))
 
 
-def in_scan(x):
-    return jax.lax.scan(lambda c, _: (checkpoint_name(c * 2, "inside"), None), x, length=3)[0]
-
-
 def in_while(x):
     return jax.lax.while_loop(
         lambda c: jnp.all(c < 9), lambda c: checkpoint_name(c * 2, "inside"), x
@@ -225,7 +224,7 @@ def in_cond(x):
 
 @pytest.mark.parametrize(
     ("fun", "kind"),
-    [(in_scan, "scan"), (in_while, "while"), (in_cond, "cond"), (jax.jit(in_scan), "scan")],
+    [(in_while, "while"), (in_cond, "cond"), (jax.jit(in_while), "while")],
 )
 def test_a_point_in_a_loop_or_a_branch_cannot_be_had(fun, kind):
     assert igjax.layer_names(fun, jnp.ones(2)) == {}
@@ -256,3 +255,221 @@ def test_a_value_unlike_the_intermediate_is_refused():
         tail(jnp.ones(8, jnp.int32), jnp.ones(6))
     with pytest.raises(TypeError, match="takes a function"):
         igjax.split_at(3.0, "layer0")
+
+
+# Layers inside of `lax.scan`, against the same network as a loop in Python.
+
+
+def scanned(step, carry, xs, length=None, *, reverse=False):
+    return jax.lax.scan(step, carry, xs, length, reverse=reverse)
+
+
+def looped(step, carry, xs, length=None, *, reverse=False):
+    """What ``lax.scan`` does, written out."""
+    length = length or jax.tree.leaves(xs)[0].shape[0]
+    ys = [None] * length
+    for i in reversed(range(length)) if reverse else range(length):
+        carry, ys[i] = step(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
+    return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *ys)
+
+
+STACKED = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4, 4)) / 2, jnp.float32)
+
+
+def block(h, weights):
+    mixed = checkpoint_name(h @ weights, "mixed")
+    return checkpoint_name(jnp.tanh(mixed) + h, "block"), jnp.sum(mixed)
+
+
+def stack(loop, x, *, reverse=False, step=block):
+    h, sums = loop(step, 2 * x, STACKED, reverse=reverse)
+    weights = jnp.arange(1.0, 1 + sums.shape[0])
+    return jnp.sum(jnp.sin(h)) + jnp.sum(jnp.cos(sums) * weights)
+
+
+def without_inputs(loop, x):
+    def step(carry, _):
+        i, h = carry
+        return (i + 1, checkpoint_name(jnp.sin(h * i) + x, "block")), None
+
+    (_, h), _ = loop(step, (jnp.float32(0.0), x), None, 5)
+    return jnp.sum(h**2)
+
+
+def nested(loop, x):
+    def outer(h, weights):
+        h, sums = loop(block, h, STACKED[:2] * weights)
+        return checkpoint_name(jnp.cos(h), "outer"), sums
+
+    h, sums = loop(outer, x, jnp.linspace(0.5, 1.0, 3))
+    return jnp.sum(h) + jnp.sum(sums)
+
+
+@jax.custom_jvp
+def steep_stack(x):
+    return stack(jax.lax.scan, x)
+
+
+steep_stack.defjvp(lambda x, dx: (steep_stack(*x), 2 * jax.jvp(steep_stack, x, dx)[1]))
+
+IN_SCAN = {
+    "carry and stacked": (stack, "block", 5),
+    "inside of the block": (stack, "mixed", 5),
+    "reverse": (functools.partial(stack, reverse=True), "block", 5),
+    "no inputs": (without_inputs, "block", 5),
+    "nested": (nested, "block", 6),
+    "around the nested": (nested, "outer", 3),
+    "jit": (lambda loop, x: jax.jit(functools.partial(stack, loop))(x), "mixed", 5),
+    "checkpoint": (lambda loop, x: jax.checkpoint(functools.partial(stack, loop))(x), "block", 5),
+    "checkpoint inside": (functools.partial(stack, step=jax.checkpoint(block)), "mixed", 5),
+    "custom jvp": (
+        lambda loop, x: steep_stack(x) if loop is scanned else stack(loop, x),
+        "block",
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("fun", "name", "count"), IN_SCAN.values(), ids=IN_SCAN)
+def test_a_layer_inside_of_scan_is_that_of_the_loop(fun, name, count):
+    x = jnp.linspace(-1.0, 1.0, 4)
+    in_scan, in_loop = functools.partial(fun, scanned), functools.partial(fun, looped)
+    points = igjax.layer_names(in_scan, x)
+    assert points == igjax.layer_names(in_loop, x)
+    assert list(points) == list(igjax.layer_names(in_loop, x))
+    assert sum(point[0] == name for point in points) == count
+    for index in {0, 1, count - 1}:
+        results, expected = (
+            evaluated(*cut(fun, (name, index), (x,), {}), x) for fun in (in_scan, in_loop)
+        )
+        close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+        jax.tree.map(close, results, expected)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def evaluated(head, tail, x):
+    """All that head and tail may be asked for, away from the layer's value."""
+    h = head(x)
+    gradients = jax.grad(tail, (0, 1))(h * 1.1, x)
+    return h, tail(h * 1.1, x), gradients, jax.jacrev(head)(x)
+
+
+def test_a_scan_is_unrolled_only_where_it_is_cut():
+    def fun(x):
+        x = checkpoint_name(x * 2, "before")
+        return stack(jax.lax.scan, x) + stack(jax.lax.scan, x + 1)
+
+    def lengths(part, *args):
+        return [
+            eqn.params["length"]
+            for eqn in jax.make_jaxpr(part)(*args).eqns
+            if eqn.primitive.name == "scan"
+        ]
+
+    x = jnp.linspace(-1.0, 1.0, 4)
+    _, tail = igjax.split_at(fun, "before")
+    assert lengths(tail, x, x) == [5, 5]
+    head, tail = igjax.split_at(fun, ("block", 7))
+    assert lengths(head, x) == [2]
+    assert lengths(tail, x, x) == [5, 2, 2]
+    several = [("block", 1), ("mixed", 1), ("block", 6)]
+    values = igjax.split_at(fun, several)[0](x)
+    np.testing.assert_allclose(values[0], jnp.tanh(values[1]) + head_of(fun, ("block", 0), x))
+    np.testing.assert_allclose(igjax.split_at(fun, several)[1](values, x), fun(x), rtol=1e-5)
+
+
+def head_of(fun, name, x):
+    return igjax.split_at(fun, name)[0](x)
+
+
+def test_keys_are_scanned_and_stacked():
+    def fun(x, key):
+        def step(h, key):
+            key = checkpoint_name(key, "key")
+            return checkpoint_name(h + jax.random.normal(key), "h"), key
+
+        h, keys = jax.lax.scan(step, x, jax.random.split(key, 3))
+        return h + jax.random.normal(keys[1])
+
+    x, key = jnp.float32(1.0), jax.random.key(0)
+    head, tail = igjax.split_at(fun, [("h", 1), ("key", 2)])
+    np.testing.assert_allclose(tail(head(x, key), x, key), fun(x, key), rtol=1e-6)
+
+
+def test_a_scan_of_one_iteration_has_a_name_without_index():
+    fun = lambda x: jnp.sum(jax.lax.scan(block, x, STACKED[:1])[0])
+    x = jnp.ones(4)
+    assert list(igjax.layer_names(fun, x)) == ["mixed", "block"]
+    head, tail = igjax.split_at(fun, "block")
+    np.testing.assert_allclose(tail(head(x), x), fun(x), rtol=1e-6)
+
+
+def test_a_loop_in_a_scan_hides_what_is_in_it():
+    fun = lambda x: jax.lax.scan(lambda h, _: (in_while(h), None), x, length=2)[0]
+    with pytest.raises(ValueError, match="'inside' is inside of a while"):
+        igjax.split_at(fun, "inside")[0](jnp.ones(2))
+
+
+def test_a_scan_in_shard_map():
+    """The input is shared; what is scanned, and so the layer, differs between devices."""
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, scales = jnp.linspace(-1.0, 1.0, 4), jnp.linspace(0.5, 1.0, 8)
+
+    def through(x, scale):
+        fun = lambda x: stack(jax.lax.scan, x * scale[0])
+        head, tail = cut(fun, ("block", 2), (x,), {})
+        h = head(x)
+        return tail(h, x)[None], jax.grad(tail)(h, x)[None]
+
+    split = jax.sharding.PartitionSpec("i")
+    whole = jax.sharding.PartitionSpec()
+    mapped = jax.shard_map(
+        through, mesh=mesh, in_specs=(whole, split), out_specs=(split, split), check_vma=True
+    )
+    values, slopes = jax.jit(mapped)(x, scales)
+    for i, scale in enumerate(scales):
+        fun = lambda x, scale=scale: stack(looped, x * scale)
+        head, tail = igjax.split_at(fun, ("block", 2))
+        np.testing.assert_allclose(values[i], fun(x), rtol=2e-5)
+        np.testing.assert_allclose(slopes[i], jax.grad(tail)(head(x), x), rtol=2e-5, atol=1e-5)
+
+
+def test_head_and_tail_of_a_cut_trace_once():
+    traces = []
+
+    def fun(x, *, power):
+        traces.append(x)
+        return {"sum": jnp.sum(checkpoint_name(x**power, "h")), "note": "text", "none": None}
+
+    x = jnp.arange(3.0)
+    head, tail = cut(fun, "h", (x,), {"power": 2})
+    h = head(x + 1, power=2)
+    result = jax.jit(lambda h: tail(h, x, power=2)["sum"])(h)
+    np.testing.assert_allclose(result, 14.0)
+    assert tail(h, x, power=2)["note"] == "text"
+    assert tail(h, x, power=2)["none"] is None
+    np.testing.assert_allclose(jax.vmap(lambda x: head(x, power=2))(jnp.stack([x, x]))[1], x**2)
+    assert len(traces) == 1
+    with pytest.raises(ValueError, match="the function was cut for arguments"):
+        head(x, power=(2, 2))
+
+
+@pytest.mark.parametrize("shared", ["input", "nothing"])
+def test_a_tail_in_shard_map_is_laid_out_as_what_it_is_given(shared):
+    """The layer's value may differ between devices where the input does not."""
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    xs, shifts = jnp.arange(8.0), jnp.linspace(0.0, 1.0, 8)
+    fun = lambda x: jnp.sum(jnp.sin(checkpoint_name(x * 2, "h")) * x)
+
+    def through(x, shift):
+        head, tail = cut(fun, "h", (x,), {})
+        return jax.vmap(lambda s: tail(head(x) + s, x))(shift)
+
+    split = jax.sharding.PartitionSpec("i")
+    first = jax.sharding.PartitionSpec() if shared == "input" else split
+    mapped = jax.shard_map(
+        through, mesh=mesh, in_specs=(first, split), out_specs=split, check_vma=True
+    )
+    x = xs if shared == "nothing" else xs[:1] + 0.5
+    expected = jnp.sin(2 * x + shifts) * x
+    np.testing.assert_allclose(jax.jit(mapped)(x, shifts), expected, rtol=1e-5, atol=1e-6)
