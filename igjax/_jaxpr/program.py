@@ -91,6 +91,21 @@ def evaluate(closed: Any, values: Sequence[Any]) -> list[Any]:
     return jax.core.eval_jaxpr(opened(closed), consts(closed), *values)
 
 
+def evaluate_equation(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Evaluates one equation at the values of its operands."""
+    invars: list[Any] = [Var(atom.aval) for atom in eqn.invars]
+    outvars = [Var(var.aval) for var in eqn.outvars]
+    alone = eqn.replace(invars=invars, outvars=outvars)
+    jaxpr = _no_equations().replace(invars=invars, outvars=outvars, eqns=[alone])
+    return jax.core.eval_jaxpr(jaxpr, (), *operands)
+
+
+@functools.cache
+def _no_equations() -> Any:
+    """Returns a jaxpr to put equations into."""
+    return opened(jax.make_jaxpr(lambda: ())())
+
+
 def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, np.ndarray | np.generic):
         return bool(leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, jnp.number))
