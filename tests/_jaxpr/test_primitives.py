@@ -1,6 +1,5 @@
 """What is said about primitives, against what they do."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
