@@ -80,7 +80,7 @@ def split_affine(traced: Traced, interpolation: int = INTERPOLATION) -> Split | 
 
 
 def _is_affine(eqn: JaxprEqn, operands: Sequence[bool]) -> bool:
-    """Whether the results of an equation are affine when these of its operands are.
+    """Tells whether the results of an equation are affine when these of its operands are.
 
     The others don't depend on the arguments. Indices and predicates never are affine: they are no
     floating-point numbers.
@@ -102,7 +102,7 @@ def _is_affine(eqn: JaxprEqn, operands: Sequence[bool]) -> bool:
 
 
 def _widens(eqn: JaxprEqn) -> bool:
-    """Whether a conversion keeps every number; others round, and what is rounded is not affine."""
+    """Tells whether a conversion keeps every number: what is rounded is not affine."""
     finfo: Any = jnp.finfo
     if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
         return False
@@ -123,7 +123,7 @@ def _classify(eqn: JaxprEqn, affine: _SetBy, other: set[Var]) -> None:
 
 
 def _work(eqn: JaxprEqn) -> int:
-    """What it costs at every node to have an equation in the tail."""
+    """Returns what it costs at every node to have an equation in the tail."""
     shapes = [_aval(atom).shape for atom in eqn.invars]
     result = _size(_aval(eqn.outvars[0]).shape)
     match eqn.primitive.name:
@@ -140,17 +140,17 @@ def _work(eqn: JaxprEqn) -> int:
 
 
 def _aval(atom: Atom) -> Any:
-    """The shape and dtype of a variable or literal."""
+    """Returns the shape and dtype of a variable or literal."""
     return atom.aval
 
 
 def _size(shape: Iterable[Any]) -> int:
-    """The number of elements; lengths that ``jax.export`` leaves open count as 1."""
+    """Counts elements; lengths that ``jax.export`` leaves open count as 1."""
     return math.prod(length for length in shape if isinstance(length, int))
 
 
 def _best_cut(program: Program, affine: _SetBy, interpolation: int) -> list[Var]:
-    """The affine variables to cut at; none where that is not much better than to start from x.
+    """Returns the affine variables to cut at; none where to start from x is about as good.
 
     The tail interpolates an affine variable, which is then in the cut, or computes it from others,
     of which the same is true. So the cheapest cut is a minimum cut of a graph: from a variable to

@@ -38,7 +38,7 @@ def with_fast_convolutions(fun: Callable[..., Tree]) -> Callable[..., Tree]:
 
 
 def _rewritten(value: Any) -> Any:
-    """A jaxpr, an equation or a parameter of one, with the convolutions in it in order.
+    """Returns a jaxpr, an equation or a parameter of one, with the convolutions in it in order.
 
     The jaxprs of jit, scan, cond, checkpoint … are among the parameters of their equations. What
     has no convolution stays itself: JAX keeps what it knows of a jaxpr by identity.
@@ -65,7 +65,7 @@ def _each_rewritten(values: Any) -> Any:
 
 
 def _in_order(eqn: JaxprEqn) -> JaxprEqn:
-    """The equation of a convolution, as a call to one whose dimensions are in order."""
+    """Returns the equation of a convolution, as a call to one whose dimensions are in order."""
     numbers = eqn.params["dimension_numbers"]
     last = len(numbers.lhs_spec) - 1
     spatial = range(1, last)

@@ -104,7 +104,7 @@ class _Interpreter:
         return functools.partial(entered, self, eqn)
 
     def is_concerned(self, closed: Any) -> bool:
-        """Whether a rule is about an equation of a function that would be met."""
+        """Tells whether a rule is about an equation of a function that would be met."""
         jaxpr = program.opened(closed)
         if id(jaxpr) not in self.known:
             self.known[id(jaxpr)] = any(

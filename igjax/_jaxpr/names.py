@@ -190,7 +190,7 @@ def cut(
 
 
 def is_name(name: Any) -> bool:
-    """Whether ``name`` is that of one intermediate."""
+    """Tells whether ``name`` is that of one intermediate."""
     return isinstance(name, str) or (
         isinstance(name, tuple)
         and len(name) == 2
@@ -419,7 +419,7 @@ def _place(name: Name, closed: Any) -> _Place:
 
 
 def _not_found(name: Name, count: Counter[str], hidden: dict[str, str]) -> str:
-    """What to tell who asks for a point ``name`` that is not there."""
+    """Says what to tell who asks for a point ``name`` that is not there."""
     base = name if isinstance(name, str) else name[0]
     if count[base]:
         return (
@@ -468,14 +468,14 @@ def _all_names(closed: Any) -> Iterator[str]:
 
 
 def _is_laid_out_like(array: jax.Array, var: Var) -> bool:
-    """Whether an array is laid out over devices as ``var`` is, where that is part of its type."""
+    """Tells whether an array is laid out over devices as ``var`` is, where types say that."""
     mesh = jax.typeof(array).sharding.mesh
     aval: Any = var.aval
     return not (mesh.explicit_axes or mesh.manual_axes) or bool(jax.typeof(array) == aval)
 
 
 def _like_point(value: Any, var: Var, name: Name) -> jax.Array:
-    """``value`` as an array like the intermediate ``var``.
+    """Returns ``value`` as an array like the intermediate ``var``.
 
     Raises:
       ValueError: if it has another shape.

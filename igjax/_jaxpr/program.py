@@ -137,7 +137,7 @@ class Program(NamedTuple):
     def function(
         self, inputs: Sequence[Var], outputs: Sequence[Atom], *, effects: bool
     ) -> Callable[[Sequence[Any]], list[Any]]:
-        """The part that computes ``outputs`` from ``inputs``, as a function of a list of arrays.
+        """Returns the part that computes ``outputs`` from ``inputs``, a function of a list of arrays.
 
         Args:
           inputs: variables, between which and ``outputs`` the equations are.
@@ -155,14 +155,14 @@ class Program(NamedTuple):
 
 
 def variables(atoms: Iterable[Atom]) -> list[Var]:
-    """The variables among ``atoms``."""
+    """Returns the variables among ``atoms``."""
     return [atom for atom in atoms if isinstance(atom, Var)]
 
 
 def needed(
     eqns: Sequence[JaxprEqn], outputs: Sequence[Atom], *, given: Sequence[Var], effects: bool
 ) -> list[JaxprEqn]:
-    """Those of ``eqns`` that ``outputs``, or effects, need when ``given`` is known."""
+    """Returns those of ``eqns`` that ``outputs``, or effects, need when ``given`` is known."""
     known = set(given)
     wanted = set(variables(outputs)) - known
     kept = []
@@ -188,7 +188,7 @@ def read(closed: Any, inputs: Sequence[Var], enter: Callable[[JaxprEqn], Any]) -
 
 
 def body(eqn: JaxprEqn) -> Any:
-    """The function that an equation calls, closed, if it could as well be written out there.
+    """Returns the function that an equation calls, if it could as well be written out there.
 
     That is so for ``jax.jit``, unless it asks the compiler for something. It is not so for custom
     derivatives, whose derivative is not that of the body.
@@ -202,13 +202,13 @@ def body(eqn: JaxprEqn) -> Any:
 
 @functools.cache
 def _no_wish() -> Any:
-    """What stands for a sharding in the equation of a ``jax.jit`` that asks for none."""
+    """Returns what stands for a sharding in the equation of a ``jax.jit`` that asks for none."""
     (eqn,) = equations(jax.make_jaxpr(jax.jit(lambda x: x + 1))(0.0))
     return eqn.params["in_shardings"][0]
 
 
 def called(eqn: JaxprEqn) -> Any:
-    """The function that an equation calls once, whatever it asks for beside that; or None."""
+    """Returns the function that an equation calls once, whatever else it asks for; or None."""
     return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
 
 
@@ -276,12 +276,12 @@ def as_loop(eqn: JaxprEqn) -> Loop:
 
 
 def is_array(var: Any) -> bool:
-    """Whether a variable stands for an array, and not for a place that holds one, say."""
+    """Tells whether a variable stands for an array, and not for a place that holds one, say."""
     return isinstance(var.aval, jax.core.ShapedArray)
 
 
 def opened(closed: Any) -> Any:
-    """A function as JAX traced it, without its constants.
+    """Returns a function as JAX traced it, without its constants.
 
     JAX before 0.12 keeps these in a wrapper around it.
     """
@@ -289,23 +289,23 @@ def opened(closed: Any) -> Any:
 
 
 def consts(closed: Any) -> Sequence[Any]:
-    """The values of what a function closes over, apart from the functions that it calls."""
+    """Returns the values of what a function closes over, apart from the functions that it calls."""
     return getattr(closed, "consts", ())
 
 
 def equations(closed: Any) -> list[JaxprEqn]:
-    """The equations of a function, as JAX traced it."""
+    """Returns the equations of a function, as JAX traced it."""
     return list(opened(closed).eqns)
 
 
 def inside(eqn: JaxprEqn) -> list[Any]:
-    """All functions that are part of an equation: bodies of loops, branches and so on."""
+    """Returns all functions that are part of an equation: bodies of loops, branches and so on."""
     values = [v for value in eqn.params.values() for v in (value if _is_row(value) else [value])]
     return [value for value in values if isinstance(value, Jaxpr | ClosedJaxpr)]
 
 
 def constants(closed: Any) -> Iterator[Any]:
-    """What a function closes over, and the functions that it calls."""
+    """Yields what a function closes over, and the functions that it calls."""
     yield from consts(closed)
     for eqn in equations(closed):
         for part in inside(eqn):
@@ -313,7 +313,7 @@ def constants(closed: Any) -> Iterator[Any]:
 
 
 def applies(closed: Any, primitive: str) -> bool:
-    """Whether a function applies the primitive of that name, wherever in it."""
+    """Tells whether a function applies the primitive of that name, wherever in it."""
     return any(
         eqn.primitive.name == primitive or any(applies(part, primitive) for part in inside(eqn))
         for eqn in equations(closed)
