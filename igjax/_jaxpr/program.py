@@ -137,7 +137,7 @@ class Program(NamedTuple):
     def function(
         self, inputs: Sequence[Var], outputs: Sequence[Atom], *, effects: bool
     ) -> Callable[[Sequence[Any]], list[Any]]:
-        """Returns the part that computes ``outputs`` from ``inputs``, a function of a list of arrays.
+        """Returns the part that computes ``outputs`` from a list of ``inputs``.
 
         Args:
           inputs: variables, between which and ``outputs`` the equations are.
