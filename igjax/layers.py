@@ -22,7 +22,8 @@ from igjax._inputs import (
     matching,
     resolve_baseline,
 )
-from igjax._jaxpr.names import Name, is_name, split_at
+from igjax._jaxpr.names import split_at
+from igjax._jaxpr.points import Name, is_name
 from igjax._sharding import laid_out_like, per_device
 from igjax._transform import Settings, check_scalar, checked, transform
 from igjax.integrated import integrated_grad

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding
 
 from igjax import paths, quadrature
 from igjax._inputs import as_floating, as_function_of, as_integer, check_function
-from igjax._jaxpr.names import Name, is_name, split_at
+from igjax._jaxpr.names import split_at
+from igjax._jaxpr.points import Name, is_name
 from igjax._sharding import laid_out_like
 from igjax._transform import Settings, check_scalar, checked, transform
 
