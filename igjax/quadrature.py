@@ -25,9 +25,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from igjax import _gauss, _gregory
-from igjax._gauss import Floats
 from igjax._inputs import check_count
+from igjax._quadrature import gauss
+from igjax._quadrature import gregory as _gregory
+from igjax._quadrature.gauss import Floats
 
 __all__ = [
     "Rule",
@@ -71,7 +72,7 @@ class Rule(NamedTuple):
     embedded_weights: Any = None
 
     def __repr__(self) -> str:
-        """A line, for signatures: the arrays themselves are long."""
+        """Returns a line, for signatures: the arrays themselves are long."""
         embedded = "no embedded rule" if self.embedded_weights is None else "an embedded rule"
         return f"Rule({np.size(self.nodes)} nodes, {embedded})"
 
@@ -148,7 +149,7 @@ def _check_nodes(nodes: Floats) -> None:
 
 
 def riemann_left(n: int) -> Rule:
-    """The left Riemann sum: ``n`` equal panels, each looked at where it begins.
+    """Makes the left Riemann sum: ``n`` equal panels, each looked at where it begins.
 
     Args:
       n: the number of nodes, at least 1.
@@ -168,7 +169,7 @@ def riemann_left(n: int) -> Rule:
 
 
 def riemann_right(n: int) -> Rule:
-    """The right Riemann sum: ``n`` equal panels, each looked at where it ends.
+    """Makes the right Riemann sum: ``n`` equal panels, each looked at where it ends.
 
     This is the sum in the paper (Sundararajan et al. 2017, eq. 3).
 
@@ -190,7 +191,7 @@ def riemann_right(n: int) -> Rule:
 
 
 def riemann_midpoint(n: int) -> Rule:
-    """The midpoint rule: ``n`` equal panels, each looked at in the middle.
+    """Makes the midpoint rule: ``n`` equal panels, each looked at in the middle.
 
     Args:
       n: the number of nodes, at least 1.
@@ -215,7 +216,7 @@ def _riemann(name: str, n: int, shift: float) -> Rule:
 
 
 def trapezoid(n: int) -> Rule:
-    """The trapezoid rule on ``n`` equally spaced nodes, both ends among them.
+    """Makes the trapezoid rule on ``n`` equally spaced nodes, both ends among them.
 
     Args:
       n: the number of nodes, at least 2. An odd ``n`` of at least 3 embeds ``trapezoid((n+1)/2)``.
@@ -243,14 +244,14 @@ def _trapezoid_weights(n: int) -> Floats:
 
 
 def _every_second(weights: Floats, n: int, first: int) -> Floats:
-    """The weights of a coarser rule, set out on every second of the ``n`` nodes of a finer one."""
+    """Sets out the weights of a coarser rule on every second of the ``n`` nodes of a finer one."""
     embedded = np.zeros(n)
     embedded[first::2] = weights
     return embedded
 
 
 def simpson(n: int) -> Rule:
-    """Simpson's rule on ``n`` equally spaced nodes, both ends among them.
+    """Makes Simpson's rule on ``n`` equally spaced nodes, both ends among them.
 
     Simpson's parabolas need an even number of panels, that is an odd ``n``. For an even one the
     last three panels are done by the 3/8 rule, which is exact to the same degree.
@@ -281,7 +282,7 @@ def simpson(n: int) -> Rule:
 
 
 def gauss_legendre(n: int) -> Rule:
-    """The Gauss–Legendre rule: the highest degree of exactness that ``n`` nodes can have.
+    """Makes the Gauss–Legendre rule: the highest degree of exactness that ``n`` nodes can have.
 
     It embeds no coarser rule, so that a report has no error estimate; ``gauss_kronrod`` has one.
 
@@ -301,11 +302,11 @@ def gauss_legendre(n: int) -> Rule:
       0.25
     """
     n = check_count("gauss_legendre: n", n, 1)
-    return Rule(*_gauss.legendre(n))
+    return Rule(*gauss.legendre(n))
 
 
 def gauss_kronrod(n: int) -> Rule:
-    """The Gauss–Kronrod rule: Gauss–Legendre's ``m = (n - 1) / 2`` nodes and ``m + 1`` between.
+    """Makes the Gauss–Kronrod rule: Gauss's ``m = (n - 1) / 2`` nodes and ``m + 1`` between them.
 
     Args:
       n: the number of nodes, odd and at least 3. It embeds ``gauss_legendre((n - 1) / 2)``.
@@ -322,20 +323,20 @@ def gauss_kronrod(n: int) -> Rule:
       >>> int((rule.embedded_weights > 0).sum())
       7
 
-    Source: Kronrod 1965, "Nodes and Weights of Quadrature Formulas"; ``_gauss.py`` says how they
-    are computed.
+    Source: Kronrod 1965, "Nodes and Weights of Quadrature Formulas"; ``_quadrature/gauss.py`` says
+    how they are computed.
     """
     n = check_count("gauss_kronrod: n", n, 3)
     if n % 2 == 0:
         raise ValueError(
             f"gauss_kronrod(n) exists for odd n only, 2 m + 1; got {n}: take {n - 1} or {n + 1}."
         )
-    nodes, weights, gauss_weights = _gauss.kronrod(n // 2)
+    nodes, weights, gauss_weights = gauss.kronrod(n // 2)
     return Rule(nodes, weights, _every_second(gauss_weights, n, first=1))
 
 
 def clenshaw_curtis(n: int) -> Rule:
-    """The Clenshaw–Curtis rule: the integral of the polynomial through Chebyshev's extrema.
+    """Makes the Clenshaw–Curtis rule: it integrates the polynomial through Chebyshev's extrema.
 
     The weights are the cosine transform of the integrals of the Chebyshev polynomials
     (Waldvogel 2006, BIT 46, 195-202).
@@ -358,7 +359,7 @@ def clenshaw_curtis(n: int) -> Rule:
     n = check_count("clenshaw_curtis: n", n, 2)
     theta = np.pi * np.arange((n + 1) // 2) / (n - 1)
     embedded = _every_second(_clenshaw_curtis_weights((n + 1) // 2), n, 0) if n % 2 else None
-    return Rule(_gauss.nodes_at(theta, n), _clenshaw_curtis_weights(n), embedded)
+    return Rule(gauss.nodes_at(theta, n), _clenshaw_curtis_weights(n), embedded)
 
 
 def _clenshaw_curtis_weights(n: int) -> Floats:
@@ -370,7 +371,7 @@ def _clenshaw_curtis_weights(n: int) -> Floats:
 
 
 def sine(n: int) -> Rule:
-    """The trapezoid rule after ``alpha = t - sin(2 pi t) / (2 pi)``, nested and fast.
+    """Makes the trapezoid rule after ``alpha = t - sin(2 pi t) / (2 pi)``, nested and fast.
 
     The substitution (Sidi 1993, Numerical Integration IV, 359-373, m = 1) flattens the integrand at
     both ends. Where it is smooth, the error falls with the sixth power of n; else as 1/n, which no
@@ -406,7 +407,7 @@ def _sine_weights(n: int) -> Floats:
 
 
 def gregory(n: int) -> Rule:
-    """Equal steps with corrected ends: for ReLU networks the best there is, and nested.
+    """Makes the rule of equal steps with corrected ends: nested, and best for ReLU networks.
 
     Where the integrand jumps at many places, as the gradient of a ReLU network does, no rule is
     better than equal steps. On real networks it had the error that Gauss–Legendre or ``sine`` have
@@ -432,7 +433,8 @@ def gregory(n: int) -> Rule:
       >>> float(abs(rule.weights @ np.exp(rule.nodes) - np.expm1(1.0))) < 1e-8
       True
 
-    Source: J. Gregory 1670, in modern terms by the Euler–Maclaurin formula: ``_gregory.py``.
+    Source: J. Gregory 1670, in modern terms by the Euler–Maclaurin formula: see
+    ``_quadrature/gregory.py``.
     """
     n = check_count("gregory: n", n, 1)
     nodes, weights = _gregory.rule(n)
@@ -444,7 +446,7 @@ def gregory(n: int) -> Rule:
 
 
 def composite(rule: Rule, panels: int) -> Rule:
-    """A rule applied to each of ``panels`` equal parts of [0, 1].
+    """Applies a rule to each of ``panels`` equal parts of [0, 1].
 
     Use it where the integrand breaks off at known places, as along ``paths.polyline(points)``,
     whose direction changes at every waypoint. There take an open rule, such as ``gauss_legendre``
@@ -495,7 +497,7 @@ class Tolerance(NamedTuple):
 
 
 def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 528) -> Tolerance:
-    """As many nodes as it takes: ``gregory(16)``, ``gregory(32)``, ``gregory(64)`` … in turn.
+    """Asks for as many nodes as it takes: ``gregory(16)``, ``gregory(32)`` … in turn.
 
     Each contains the one before, so that no gradient is evaluated twice. It ends when the estimated
     L1 error of the attributions is at most ``atol + rtol * (their L1 norm)``. What does not get
@@ -503,14 +505,14 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 528) -> Tol
 
     The first 16 are also a pilot. If the integrand does not look smooth, as that of a ReLU network
     does not, they tell where the gradient changes much, and the rules begin anew with nodes that
-    are dense there (``igjax/_placement.py``). At a given number of nodes that halved the error on
-    real networks on the whole: it did more for probabilities, which may rise from 0 to 1 within a
-    small part of the path, and little for some logits.
+    are dense there (``igjax/_engine/density.py``). At a given number of nodes that halved the error
+    on real networks on the whole: it did more for probabilities, which may rise from 0 to 1 within
+    a small part of the path, and little for some logits.
 
-    The estimate extrapolates the last two changes: see ``igjax/_tolerance.py``. It is an estimate:
-    ``python -m benchmarks`` sees how often it holds on real networks. Where the attributions are
-    meant to sum to ``F(x) - F(x')``, the completeness gap must be within the tolerance too, for the
-    L1 error is at least as large.
+    The estimate extrapolates the last two changes: see ``igjax/_engine/adaptive.py``. It is an
+    estimate: ``python -m benchmarks`` sees how often it holds on real networks. Where the
+    attributions are meant to sum to ``F(x) - F(x')``, the completeness gap must be within the
+    tolerance too, for the L1 error is at least as large.
 
     Memory does not depend on the number of nodes: ``batch_size`` of them (rounded down to a power
     of 2; by default 16; with more the pilot has more) are evaluated at once, and none but sums are

@@ -13,7 +13,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def legendre(n: int) -> tuple[Floats, Floats]:
-    """The nodes and weights of the Gauss–Legendre rule.
+    """Returns the nodes and weights of the Gauss–Legendre rule.
 
     Newton's method in the angle, from Tricomi's estimate (Hale & Townsend 2013, SIAM J. Sci.
     Comput. 35(2), sections 2 and 3).
@@ -23,7 +23,7 @@ def legendre(n: int) -> tuple[Floats, Floats]:
 
 
 def kronrod(m: int) -> tuple[Floats, Floats, Floats]:
-    """The ``2 m + 1`` nodes and weights of the Gauss–Kronrod rule, and Gauss's ``m`` weights.
+    """Returns the ``2 m + 1`` nodes and weights of Kronrod's rule, and Gauss's weights.
 
     The nodes beside Gauss's are the roots of Stieltjes's polynomial E, which Szegő gave as a cosine
     series (1935, Math. Ann. 110, 501-513). The weights are Monegato's (1976, Math. Comp. 30,
@@ -53,18 +53,18 @@ def kronrod(m: int) -> tuple[Floats, Floats, Floats]:
 
 
 def nodes_at(theta: Floats, n: int) -> Floats:
-    """The ``n`` symmetric nodes ``(1 - cos(theta)) / 2`` from the angles of their lower half."""
+    """Returns the symmetric nodes ``(1 - cos(theta)) / 2`` from the angles of their lower half."""
     lower = np.sin(theta / 2) ** 2
     return np.concatenate([lower, 1.0 - lower[: n // 2][::-1]])
 
 
 def _mirror(lower: Floats, n: int) -> Floats:
-    """The ``n`` weights of a symmetric rule from its lower half."""
+    """Returns the ``n`` weights of a symmetric rule from its lower half."""
     return np.concatenate([lower, lower[: n // 2][::-1]])
 
 
 def _legendre_angles(n: int) -> tuple[Floats, Floats]:
-    """The angles of the roots of ``P_n`` in (0, pi/2], increasing, and ``dP_n/dtheta`` there."""
+    """Returns the angles of the roots of ``P_n`` in (0, pi/2], and ``dP_n/dtheta`` there."""
     k = np.arange(1, (n + 1) // 2 + 1)
     theta = np.pi * (4 * k - 1) / (4 * n + 2)
     theta += np.cos(theta) / np.sin(theta) / (8 * n**2)
@@ -75,7 +75,7 @@ def _legendre_angles(n: int) -> tuple[Floats, Floats]:
 
 
 def _legendre(n: int, theta: Floats) -> tuple[Floats, Floats]:
-    """``P_n(cos theta)`` and its derivative in theta, by the three-term recurrence."""
+    """Returns ``P_n(cos theta)`` and its derivative in theta, by the three-term recurrence."""
     x = np.cos(theta)
     previous, value = np.ones_like(x), x
     for k in range(2, n + 1):
@@ -84,7 +84,7 @@ def _legendre(n: int, theta: Floats) -> tuple[Floats, Floats]:
 
 
 def _stieltjes(m: int, theta: Floats) -> tuple[Floats, Floats]:
-    """Stieltjes's polynomial ``E_{m+1}(cos theta)``, to a factor, and its derivative in theta."""
+    """Returns Stieltjes's polynomial ``E_{m+1}(cos theta)``, to a factor, and its derivative."""
     count = (m + 1) // 2 + 1
     j = np.arange(1, count)
     f = np.cumprod(np.concatenate([[1.0], (1 - 0.5 / j) * (1 - 1 / (2 * m + 2 * j + 1))]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from igjax import _gregory
+from igjax._quadrature import gregory as _gregory
 from igjax.quadrature import gauss_legendre, gregory, sine
 
 

@@ -9,13 +9,13 @@ where a gradient may not be defined.
 
 import numpy as np
 
-from igjax._gauss import Floats
+from igjax._quadrature.gauss import Floats
 
 _SHIFT = 1 / 3
 
 
 def rule(n: int) -> tuple[Floats, Floats]:
-    """The nodes and weights of the rule of ``n`` nodes; that of ``2 n`` has all of its nodes."""
+    """Returns the nodes and weights of the rule of ``n`` nodes; that of ``2 n`` has its nodes."""
     shift = _shift(n)
     # Twice as many corrections where there is room: they cost nothing, but for few nodes their
     # alternating signs would make more of a jump near an end.
@@ -27,13 +27,13 @@ def rule(n: int) -> tuple[Floats, Floats]:
 
 
 def _shift(n: int) -> float:
-    """The place of the first node, in steps: it changes between 1/3 and 2/3 with every doubling."""
+    """Returns the place of the first node, in steps: 1/3 or 2/3, the other at every doubling."""
     halvings = (n & -n).bit_length() - 1
     return 1.0 - _SHIFT if halvings % 2 else _SHIFT
 
 
 def _correction(shift: float, order: int) -> Floats:
-    """What to add to the weights of the first ``order`` nodes, in steps.
+    """Returns what to add to the weights of the first ``order`` nodes, in steps.
 
     By the Euler–Maclaurin formula the sum of ``x**m`` over ``x = shift, shift + 1, …`` exceeds its
     integral from 0 by ``-B_{m+1}(shift) / (m + 1)``, of Bernoulli polynomials, at the near end.
