@@ -24,6 +24,9 @@ ELEMENTWISE = _names(
     " sin sinh sqrt square sub tan tanh"
 )
 
+# Likewise, but to a truth value, or of truth values.
+COMPARES = _names("eq ne ge gt le lt is_finite and or xor not")
+
 # Linear in all floating-point operands taken together. `scatter` is, unless it applies a function;
 # a conversion is in exact arithmetic, which only a wider type keeps.
 LINEAR = _names(

@@ -48,13 +48,22 @@ class Traced:
         Raises:
           ValueError: if they have another structure.
         """
+        return self.given(consts(self.closed), *args)
+
+    @property
+    def constants(self) -> list[Any]:
+        """The values of what the function closes over: a network's parameters, say."""
+        return list(consts(self.closed))
+
+    def given(self, constants: Sequence[Any], *args: Tree) -> Tree:
+        """Returns what the function would if it closed over other ``constants``."""
         leaves, structure = jax.tree.flatten(args)
         if structure != self.structure:
             raise ValueError(
                 f"the function was traced for arguments {self.structure}; got {structure}."
             )
         arrays = [*map(_as_array, leaves, self.closed.in_avals)]
-        return self.results(evaluate(self.closed, arrays))
+        return self.results(jax.core.eval_jaxpr(opened(self.closed), constants, *arrays))
 
     def results(self, arrays: Sequence[Any]) -> Tree:
         """Returns the pytree of results, of which these are the arrays."""
@@ -62,6 +71,20 @@ class Traced:
         count = self.result_structure.num_leaves
         leaves = [self.others[i] if i in self.others else next(left) for i in range(count)]
         return jax.tree.unflatten(self.result_structure, leaves)
+
+    def part(self, number: int) -> "Traced":
+        """Returns the function of which one of a tuple of results is left."""
+        children = self.result_structure.children()
+        first = sum(child.num_leaves for child in children[:number])
+        own = range(first, first + children[number].num_leaves)
+        arrays = [i for i in range(self.result_structure.num_leaves) if i not in self.others]
+        jaxpr = opened(self.closed)
+        outvars = [var for i, var in zip(arrays, jaxpr.outvars, strict=True) if i in own]
+        eqns = needed(jaxpr.eqns, outvars, given=(), effects=True)
+        jaxpr = jaxpr.replace(outvars=outvars, eqns=eqns)
+        closed = jaxpr if isinstance(self.closed, Jaxpr) else self.closed.replace(jaxpr=jaxpr)
+        others = {i - first: leaf for i, leaf in self.others.items() if i in own}
+        return Traced(closed, self.structure, children[number], others)
 
 
 def trace(fun: Callable[..., Tree], *args: Tree) -> Traced:
