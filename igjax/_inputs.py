@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from igjax._padding import check_blind_to_padding
+from igjax._trees import Tree, same_structure
 
 
 def check_count(name: str, count: Any, least: int) -> int:
@@ -48,12 +49,6 @@ def check_function(method: str, fun: Any) -> None:
         raise TypeError(f"{method} takes a function; got {fun!r}.")
 
 
-def same_structure(tree: Tree, other: Tree) -> bool:
-    """Whether two pytrees have the same structure."""
-    structure: Any = jax.tree.structure(tree)
-    return bool(structure == jax.tree.structure(other))
-
-
 def as_floating(x: Tree, name: str) -> Tree:
     """Returns ``x`` with arrays for leaves, all of them real floating-point.
 
@@ -88,24 +83,18 @@ def as_floating(x: Tree, name: str) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, x)
 
 
-def as_integer(x: Tree, name: str) -> Tree:
-    """Returns ``x`` with arrays for leaves, all of them integers.
+def as_ids_or_floating(x: Tree, name: str) -> Tree:
+    """Returns ``x``, an array of integers or a pytree of floating-point arrays, as JAX's arrays.
 
     Raises:
-      TypeError: if a leaf is something else.
+      TypeError: if a leaf is something else, or one array of ids is not alone.
     """
-
-    def leaf(path: Any, value: Any) -> jax.Array:
-        where = name + jax.tree_util.keystr(path)
-        value = _as_array(value, where)
-        if not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(
-                f"{where} must be of integers, such as token ids; it has dtype {value.dtype}. To "
-                "attribute to arrays of floats, take igjax.integrated_grad."
-            )
-        return value
-
-    return jax.tree_util.tree_map_with_path(leaf, x)
+    leaves = [_as_array(leaf, name) for leaf in jax.tree.leaves(x)]
+    if not any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in leaves):
+        return as_floating(x, name)
+    if not jax.tree_util.all_leaves([x]):
+        raise TypeError(f"{name} must be one array of ids; got {jax.tree.structure(x)}.")
+    return leaves[0]
 
 
 def _as_array(value: Any, where: str) -> jax.Array:
@@ -125,7 +114,7 @@ def as_function_of(
     kwargs: dict[str, Any],
     check: Callable[[Tree, str], Tree] = as_floating,
 ) -> tuple[Callable[[Tree], Any], Tree]:
-    """``fun`` as a function of the attributed argument(s) alone, and their value, checked."""
+    """Returns ``fun`` as a function of the attributed argument(s), and their value, checked."""
     given = argnums if isinstance(argnums, Sequence) else (argnums,)
     several = given is argnums
     try:
@@ -192,10 +181,22 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, tree, x)
 
 
+def check_baseline_blind_to_padding(name: str, baseline: Callable[..., Tree], x: Tree) -> None:
+    """Raises ValueError if ``x`` is padded, and a function would make a baseline of the padding."""
+    called = getattr(baseline, "__qualname__", repr(baseline))
+    cure = (
+        "Give a baseline with each example, as an argument that igjax.from_arguments makes the "
+        "attribution of."
+    )
+    check_blind_to_padding(f"the {name} {called}", baseline, x, cure=cure)
+
+
 def resolve_baseline(baseline: Any, x: Tree, name: str = "baseline") -> Tree:
-    """The baseline for ``x``, from a value or a function of ``x``, checked to be like ``x``."""
+    """Returns the baseline for ``x``, from a value or a function of it, checked to be like it."""
     # A module may be a pytree and callable; a plain function is a leaf.
     is_function = callable(baseline) and jax.tree_util.all_leaves([baseline])
+    if is_function:
+        check_baseline_blind_to_padding(name, baseline, x)
     value = baseline(x) if is_function else baseline
     if callable(value) and jax.tree_util.all_leaves([value]):
         raise TypeError(

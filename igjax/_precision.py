@@ -5,20 +5,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from igjax._trees import Tree
 
 
 def sum_dtype(*dtypes: Any) -> Any:
-    """The dtype to add up values of ``dtypes`` in: float32 at least, so that bf16 sums hold."""
+    """Returns the dtype to add up values of ``dtypes`` in: float32 at least, so bf16 sums hold."""
     # Not jnp.promote_types: it refuses under jax_numpy_dtype_promotion="strict".
     return max((jnp.float32, *dtypes), key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
 def tree_dtype(tree: Tree) -> Any:
-    """The dtype to follow a path in whose points are like ``tree``."""
+    """Returns the dtype to follow a path in whose points are like ``tree``."""
     return sum_dtype(*(leaf.dtype for leaf in jax.tree.leaves(tree)))
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
-    """``tree`` with every leaf in ``dtype``."""
+    """Returns ``tree`` with every leaf in ``dtype``."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

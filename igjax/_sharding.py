@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-Tree = Any
+from igjax._trees import Tree
 
 
 class NodeSharding(NamedTuple):
@@ -26,38 +26,46 @@ class NodeSharding(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of devices."""
+        """Returns the number of devices."""
         if self.mesh is None:
             return int(jax.lax.axis_size(self.axes))
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
 
 def spread(
-    fun: Callable[[jax.Array, jax.Array], Tree],
-    nodes: jax.Array,
+    fun: Callable[[Tree, jax.Array], Tree],
+    nodes: Tree,
     weights: jax.Array,
     sharding: NodeSharding | None,
+    axis: int = -1,
 ) -> Tree:
-    """Calls ``fun`` on every device with its part of the last axes of ``nodes`` and ``weights``.
+    """Calls ``fun`` on every device with its part of the nodes and of their weights.
 
     Where a part would be smaller, the last node is repeated at weight zero. What ``fun`` returns
-    must be the same on all devices, as what ``add_up`` returns is.
+    must be the same on all devices, as what ``add_up`` and ``put_together`` return is.
+
+    Args:
+      fun: of a device's nodes and weights.
+      nodes: a pytree of arrays, with the nodes along ``axis`` of each.
+      weights: an array with the nodes along its last axis.
+      sharding: the devices, or None for one alone.
+      axis: that of the nodes, the first or the last.
     """
     if sharding is None:
         return fun(nodes, weights)
-    missing = -nodes.shape[-1] % sharding.size
-    nodes, weights = (
-        jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], mode)
-        for array, mode in ((nodes, "edge"), (weights, "constant"))
-    )
+    count = weights.shape[-1]
+    part = -(-count // sharding.size)
+    missing = part * sharding.size - count
+    at = jnp.minimum(jnp.arange(count + missing), count - 1)  # keys can't be padded, but picked
+    nodes = jax.tree.map(lambda leaf: jnp.take(leaf, at, axis=axis) if missing else leaf, nodes)
+    weights = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
 
-    def own_part(array: jax.Array) -> jax.Array:
-        size = array.shape[-1] // sharding.size
-        start = jax.lax.axis_index(sharding.axes) * size
-        return jax.lax.dynamic_slice_in_dim(array, start, size, axis=-1)
+    def own_part(array: jax.Array, axis: int) -> jax.Array:
+        start = jax.lax.axis_index(sharding.axes) * part
+        return jax.lax.dynamic_slice_in_dim(array, start, part, axis=axis)
 
-    def share(nodes: jax.Array, weights: jax.Array) -> Tree:
-        return fun(own_part(nodes), own_part(weights))
+    def share(nodes: Tree, weights: jax.Array) -> Tree:
+        return fun(jax.tree.map(lambda leaf: own_part(leaf, axis), nodes), own_part(weights, -1))
 
     if sharding.mesh is None:
         return share(nodes, weights)
@@ -71,20 +79,33 @@ def spread(
     )(nodes, weights)
 
 
+def put_together(parts: Tree, sharding: NodeSharding | None) -> Tree:
+    """Returns what the devices have for their nodes, one behind the other along the first axis."""
+    if sharding is None:
+        return parts
+
+    def leaf(part: jax.Array) -> jax.Array:
+        own = jax.lax.axis_index(sharding.axes) * part.shape[0]
+        nothing = jnp.zeros((part.shape[0] * sharding.size, *part.shape[1:]), part.dtype)
+        # A sum with what others leave at zero: the same on all devices, and JAX knows that it is.
+        placed = jax.lax.dynamic_update_slice_in_dim(vary_like(part, nothing), part, own, axis=0)
+        return jax.lax.psum(placed, sharding.axes)
+
+    return jax.tree.map(leaf, parts)
+
+
 def add_up(shares: Tree, sharding: NodeSharding | None) -> Tree:
-    """The sum of what the devices have for their shares."""
+    """Returns the sum of what the devices have for their shares."""
     return shares if sharding is None else jax.lax.psum(shares, sharding.axes)
 
 
 def vary_like(values: Tree, tree: Tree) -> Tree:
-    """``tree``, held by every device for itself wherever ``values`` differ between devices."""
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return tree
-    return _plus_zero(tree, jax.tree.leaves(values))
+    """Returns ``tree``, held by every device for itself where ``values`` differ between devices."""
+    return _plus_zero(tree, jax.tree.leaves(values)) if in_shard_map() else tree
 
 
 def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
-    """``tree``, which in a ``shard_map`` then varies over the axes that any of ``values`` does.
+    """Returns ``tree``, varying in a ``shard_map`` over the axes that any of ``values`` does.
 
     Keys are no numbers: they neither count among ``values`` nor are changed.
     """
@@ -100,12 +121,12 @@ def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
 
 
 def is_number(array: Any) -> bool:
-    """Whether an array is of numbers: what else there is are keys."""
+    """Returns whether an array is of numbers: what else there is are keys."""
     return not jnp.issubdtype(jax.typeof(array).dtype, jax.dtypes.prng_key)
 
 
 def node_sharding(sharding: Any) -> NodeSharding | None:
-    """What the argument ``sharding`` of a transform means where it is traced.
+    """Returns what the argument ``sharding`` of a transform means where it is traced.
 
     Args:
       sharding: a ``NamedSharding`` of an array of nodes, the name of an axis of the mesh in use,
@@ -147,20 +168,13 @@ def _names(axes: Any) -> tuple[str, ...]:
     return names
 
 
-def per_device(x: Tree, fun: Callable[[Tree], Tree]) -> Tree:
-    """``x``, held by every device for itself wherever ``fun(x)`` differs between devices.
-
-    In a ``shard_map`` the gradient with respect to an input that devices share is the sum over
-    devices. The attributions of one device's ``fun``, with its own labels, say, are not: they must
-    be those that ``vmap`` gives, and complete. Outside of ``shard_map`` nothing is done.
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return x
-    return _plus_zero(x, jax.tree.leaves(fun(x)))  # the values themselves are not used
+def in_shard_map() -> bool:
+    """Returns whether this is part of a ``shard_map``, where devices have values of their own."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
-    """A context in which JAX knows the explicit mesh that ``x`` is sharded over, if it is over one.
+    """Makes a context in which JAX knows the explicit mesh that ``x`` is sharded over, if any.
 
     What comes to ``jax.jit`` may be sharded over a mesh that nobody has set with ``jax.set_mesh``.
     JAX then fails to combine it with arrays made on the way. (Outside of ``jit`` JAX asks for
@@ -175,7 +189,7 @@ def mesh_of(x: Tree) -> contextlib.AbstractContextManager[Any]:
 
 
 def laid_out_like(tree: Tree, x: Tree) -> Tree:
-    """``tree``, of the structure of ``x``, with the explicit shardings that ``x`` has.
+    """Returns ``tree``, of the structure of ``x``, with the explicit shardings that ``x`` has.
 
     A baseline that does not depend on ``x`` is one for all examples of a ``vmap``. In a mesh with
     explicit axes that is an array of another kind than ``x``, which the function, and JAX's own
