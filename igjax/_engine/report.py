@@ -7,10 +7,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from igjax._path_integral import map_parts
 from igjax._precision import sum_dtype
-
-Tree = Any
+from igjax._trees import Tree, map_parts
 
 
 class Report(NamedTuple):
@@ -66,7 +64,7 @@ def report(
     *,
     complete: bool,
 ) -> Report:
-    """The report on attributions to ``x``.
+    """Returns the report on attributions to ``x``.
 
     Args:
       x: the input.
@@ -81,12 +79,12 @@ def report(
 
 
 def _unknown(value: Tree) -> Tree:
-    """NaN for each output."""
+    """Returns NaN for each output."""
     return jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan, sum_dtype(v.dtype)), value)
 
 
 def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: Tree) -> Tree:
-    """The sum of the attributions to ``x`` less the difference of the values, for each output."""
+    """Returns the sum of the attributions less the difference of the values, for each output."""
 
     def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
         total = _sum_over(x, part)
@@ -97,18 +95,18 @@ def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: T
 
 
 def l1_norm(x: Tree, attributions: Tree) -> Tree:
-    """The sum of the absolute values of the attributions to ``x``, for each output."""
+    """Returns the sum of the absolute values of the attributions to ``x``, for each output."""
     return map_parts(lambda part: _sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
 
 
 def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
-    """``error / norm``; 0 for 0 / 0."""
+    """Returns ``error / norm``; 0 for 0 / 0."""
     # Dividing by 1 where there is no error keeps 0 / 0 and its NaN gradient away; NaN stays NaN.
     return error / jnp.where(error == 0.0, 1.0, norm)
 
 
 def _sum_over(x: Tree, part: Tree) -> jax.Array:
-    """The sum of ``part`` over all elements of ``x``; the output's axes, in front, remain."""
+    """Sums ``part`` over all elements of ``x``; the output's axes, in front, remain."""
 
     def leaf(part: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.sum(part, axis=tuple(range(part.ndim - x.ndim, part.ndim)))

@@ -1,6 +1,5 @@
 """How many nodes to evaluate at once, from what one needs of a device's memory."""
 
-import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from igjax._accumulate import weighted_sum
-from igjax._path_integral import Integrand
+from igjax._engine.chunks import weighted_sum
+from igjax._engine.integrand import Integrand
+from igjax._jaxpr.program import trace
 from igjax._precision import tree_dtype
-
-Tree = Any
+from igjax._trees import Tree
 
 _SHARE = 0.5  # of the free memory: the rest is for what the program around it holds
 _PROBED = 8  # nodes in the program whose memory is looked at
@@ -22,7 +21,7 @@ _MOST_ON_CPU = 16
 
 
 def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, most: int) -> int:
-    """The number of nodes that fit in memory at once, from 1 to ``most``.
+    """Returns the number of nodes that fit in memory at once, from 1 to ``most``.
 
     The program for a few nodes is compiled, for the default device, to read how much it needs.
 
@@ -44,11 +43,10 @@ def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, 
         integrand = integrand_at(nodes)
         return weighted_sum(integrand.at, nodes, jnp.ones_like(nodes), integrand.zero)
 
-    closed = jax.make_jaxpr(total)(nodes)
-    constants = [jax.typeof(constant) for constant in closed.consts]
+    traced = trace(total, nodes)
+    constants = [jax.typeof(constant) for constant in traced.constants]
     try:
-        program = jax.jit(functools.partial(jax.core.eval_jaxpr, closed.jaxpr))
-        compiled = program.lower(constants, nodes).compile()
+        compiled = jax.jit(traced.given).lower(constants, nodes).compile()
     except Exception as error:
         raise ValueError(
             'batch_size="auto" compiles a part of the program by itself, which failed here (in a '
@@ -66,7 +64,7 @@ def _device() -> jax.Device:
 
 
 def free_memory(device: jax.Device) -> int:
-    """In bytes, of a device. A CPU's is that of the machine, for JAX keeps no account of it."""
+    """Returns the free memory of a device, in bytes; for a CPU all that the machine has."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
@@ -74,7 +72,7 @@ def free_memory(device: jax.Device) -> int:
 
 
 def _examples(x: Tree) -> int:
-    """How many examples ``jax.vmap`` maps over, as far as ``x`` shows.
+    """Returns how many examples ``jax.vmap`` maps over, as far as ``x`` shows.
 
     JAX has no public word for it: the tracers of ``vmap``, and those of derivatives around them,
     are known by what they carry.

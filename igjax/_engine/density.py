@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igjax._gauss import Floats
+from igjax._quadrature.gauss import Floats
 
 POWER = 1 / 4
 LEAST = 0.2  # density anywhere, of a mean of 1
@@ -20,7 +20,7 @@ CELLS = 256  # of the table of the density
 
 
 def density(changes: jax.Array, nodes: Floats) -> jax.Array:
-    """The density of nodes that suits the integrand.
+    """Returns the density of nodes that suits the integrand.
 
     Args:
       changes: shape ``(rows, n - 1, outputs)``: by how much each output's integrand changes from
@@ -43,7 +43,7 @@ def density(changes: jax.Array, nodes: Floats) -> jax.Array:
 
 
 def _smoothing(places: Floats, width: float) -> Floats:
-    """The matrix that smooths values at ``places`` to the table: weighted means, by a Gaussian."""
+    """Returns the matrix that smooths values at ``places`` to the table, by Gaussian weights."""
     at = np.linspace(0.0, 1.0, CELLS + 1)[:, None]
     weights = np.exp(-0.5 * ((at - places) / width) ** 2)
     return weights / weights.sum(axis=1, keepdims=True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from jax.test_util import check_grads
 
 import igjax
@@ -104,7 +105,7 @@ def test_evaluates_the_nodes_of_the_rule_and_no_others():
     jax.effects_barrier()
     nodes = [x for x in seen if 0 < x < 1]  # the ends are looked at for the completeness gap
     expected = gregory(int(report.num_evals)).nodes
-    np.testing.assert_allclose(np.sort(nodes), expected, atol=1e-6)
+    assert_close(np.sort(np.float32(nodes)), expected)
 
 
 def walks(seed: int):
@@ -160,7 +161,7 @@ def test_max_evals_is_kept_and_told():
         assert report.num_evals == num_evals
         assert not report.converged
         assert relative_error(attributions, reference(kinked, x)) < 1.0 / num_evals
-    np.testing.assert_allclose(attributions, attribute(kinked, x, gregory(8))[0], atol=1e-5)
+    assert_close(attributions, attribute(kinked, x, gregory(8))[0])
 
 
 def test_an_absolute_tolerance():
@@ -214,7 +215,7 @@ def test_each_example_of_a_batch_stops_by_itself():
         xs, together, *report[4:], report.error, strict=True
     ):
         alone, own = jax.jit(attribution)(x)
-        np.testing.assert_allclose(row, alone, atol=1e-6)
+        assert_close(row, alone)
         assert own.num_evals == evals
         assert own.converged == converged
         np.testing.assert_allclose(own.error, error, rtol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igjax import quadrature
-from igjax._gauss import Floats
+from igjax._quadrature.gauss import Floats
 
 PILOT = 16  # nodes, to look at the error for the first time, and to see where more are needed
 
@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(max_evals: int, batch_size: int, devices: int = 1) -> Schedule:
-    """What to visit for up to ``max_evals`` nodes on either route, ``batch_size`` a device at once.
+    """Returns what to visit for up to ``max_evals`` nodes on a route, so many on a device at once.
 
     The number of nodes of a tile is rounded down to a power of two, and so is that of a route, the
     pilot not counted where others are placed.
@@ -69,12 +69,12 @@ def schedule(max_evals: int, batch_size: int, devices: int = 1) -> Schedule:
 
 
 def _power_of_two(n: int) -> int:
-    """``n``, rounded down."""
+    """Returns ``n``, rounded down."""
     return int(2 ** (n.bit_length() - 1))
 
 
 def _tiles(count: int, size: int, width: int) -> tuple[Floats, Floats, NDArray[np.int32]]:
-    """``nodes``, ``weights`` and ``complete`` of the rules of up to ``count`` nodes, rule by rule.
+    """Returns nodes, weights and ``complete`` of the rules of up to ``count`` nodes, rule by rule.
 
     Each tile has ``size`` nodes, and is padded to ``width`` by repeating one at weight zero.
     """

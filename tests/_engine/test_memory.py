@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 import igjax
-from igjax import _memory
+from igjax._engine import memory
 from igjax.quadrature import gauss_legendre, to_tolerance
+
+pytestmark = pytest.mark.versions
 
 MATRIX = jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)) / 16, jnp.float32)
 
@@ -20,14 +23,14 @@ def network(x: jax.Array) -> jax.Array:
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The batch sizes that were chosen, on a device that is no CPU."""
     sizes = []
-    choose = _memory.fitting_batch_size
+    choose = memory.fitting_batch_size
 
     def spy(*args):
         sizes.append(choose(*args))
         return sizes[-1]
 
-    monkeypatch.setattr("igjax._transform.fitting_batch_size", spy)
-    monkeypatch.setattr(_memory, "_MOST_ON_CPU", 10**6)
+    monkeypatch.setattr("igjax._engine.along_path.fitting_batch_size", spy)
+    monkeypatch.setattr(memory, "_MOST_ON_CPU", 10**6)
     return sizes
 
 
@@ -36,7 +39,7 @@ def attribute(n: int = 200, batch_size: object = "auto"):
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(_memory, "free_memory", lambda device: size)
+    monkeypatch.setattr(memory, "free_memory", lambda device: size)
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 300_000, 10**9])
@@ -57,7 +60,7 @@ def test_what_is_chosen_fits_and_much_more_would_not(monkeypatch, chosen, size):
 def test_the_answer_is_the_same(monkeypatch, chosen):
     free(monkeypatch, 100_000)
     x = jnp.linspace(-1, 1, 256)
-    np.testing.assert_allclose(jax.jit(attribute())(x), jax.jit(attribute(200, None))(x), atol=1e-5)
+    assert_close(jax.jit(attribute())(x), jax.jit(attribute(200, None))(x))
     assert chosen[0] < 200
 
 
@@ -75,9 +78,10 @@ def test_examples_that_are_mapped_over_share_the_memory(monkeypatch, chosen):
 
 def test_a_cpu_takes_what_its_caches_hold(monkeypatch):
     sizes = []
-    choose = _memory.fitting_batch_size
+    choose = memory.fitting_batch_size
     monkeypatch.setattr(
-        "igjax._transform.fitting_batch_size", lambda *a: sizes.append(choose(*a)) or sizes[-1]
+        "igjax._engine.along_path.fitting_batch_size",
+        lambda *a: sizes.append(choose(*a)) or sizes[-1],
     )
     jax.jit(attribute())(jnp.ones(256))
     assert sizes == [16]

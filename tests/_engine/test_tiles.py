@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from igjax._schedule import schedule as make
+from igjax._engine.tiles import schedule as make
 from igjax.quadrature import gregory
 
 
