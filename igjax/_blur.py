@@ -49,7 +49,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike, axes: Sequence[
 
 
 def _cosines(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """The orthonormal cosine transform (DCT-II) as a matrix: frequencies by places.
+    """Returns the orthonormal cosine transform (DCT-II) as a matrix: frequencies by places.
 
     Not the FFT: matrix products run well on every device, and XLA shards them; its FFT for the CPU
     fails on sharded pictures (seen with jax 0.10), and takes ten times as long to compile.

@@ -10,7 +10,7 @@ draw for each example map the key too:
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,19 @@ from igjax._inputs import (
     check_count,
     matching,
     resolve_baseline,
-    same_structure,
 )
 from igjax._precision import sum_dtype
+from igjax._trees import Tree, same_structure
 
 if TYPE_CHECKING:
     import optax
 
 __all__ = [
     "Baseline",
+    "Embedding",
     "blurred",
     "constant",
+    "embedding",
     "farthest",
     "gaussian",
     "max_entropy",
@@ -40,12 +42,11 @@ __all__ = [
     "zeros",
 ]
 
-Tree = Any
 Baseline = Callable[[Tree], Tree]
 
 
 def zeros(x: Tree) -> Tree:
-    """A baseline of zeros: a black image, the zero embedding.
+    """Returns a baseline of zeros: a black image, the zero embedding.
 
     Args:
       x: the input, a pytree of arrays.
@@ -65,7 +66,7 @@ def zeros(x: Tree) -> Tree:
 
 
 def constant(value: Tree) -> Baseline:
-    """A baseline of one value: a number everywhere, a colour, an embedding in every place.
+    """Makes a baseline of one value: a number everywhere, a colour, an embedding in every place.
 
     Args:
       value: a number or an array that broadcasts to every leaf of the input, or a pytree like the
@@ -87,7 +88,7 @@ def constant(value: Tree) -> Baseline:
 
 
 def _spread(value: Tree, x: Tree) -> Tree:
-    """``value``, for each leaf or one for all, in the shapes and dtypes of ``x``."""
+    """Returns ``value``, for each leaf or one for all, in the shapes and dtypes of ``x``."""
     x = as_floating(x, "x")
     if not same_structure(value, x):
         if not jax.tree_util.all_leaves([value]):
@@ -110,8 +111,41 @@ def _spread(value: Tree, x: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, x, value)
 
 
+class Embedding(NamedTuple):
+    """A baseline of token ids that is no id, but an embedding: made by ``embedding``.
+
+    Attributes:
+      value: the embedding.
+    """
+
+    value: Tree
+
+
+def embedding(value: Tree) -> Embedding:
+    """Makes a baseline of token ids out of an embedding, such as zeros, or the mean of all.
+
+    Args:
+      value: a number or an array that broadcasts to the embeddings of the ids; with several
+        embeddings also a tuple of one for each.
+
+    Returns:
+      A baseline for ``at_tokens`` and ``token_integrated_grad``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jax.ad_checkpoint import checkpoint_name
+      >>> import igjax
+      >>> table = jnp.array([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+      >>> f = lambda ids: jnp.sum(checkpoint_name(table[ids], "embedding"))
+      >>> mean = igjax.baselines.embedding(table.mean(0))
+      >>> igjax.token_integrated_grad(f, "embedding", baseline=mean)(jnp.array([1, 2])).round(4)
+      Array([-0.3333,  3.6667], dtype=float32)
+    """
+    return Embedding(value)
+
+
 def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseline:
-    """The input itself, blurred by a Gaussian: its details are absent, its colours are not.
+    """Makes the input itself a baseline, blurred: its details are absent, its colours are not.
 
     Args:
       sigma: the Gaussian's standard deviation in pixels, a scalar.
@@ -139,7 +173,7 @@ def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseli
 
 
 def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
-    """Uniform noise between ``low`` and ``high``, independent of the input's values.
+    """Draws uniform noise between ``low`` and ``high``, independent of the input's values.
 
     Args:
       key: a random key.
@@ -170,7 +204,7 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
 
 
 def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
-    """The input plus normal noise of standard deviation ``sigma``.
+    """Adds normal noise of standard deviation ``sigma`` to the input.
 
     Args:
       key: a random key.
@@ -199,14 +233,14 @@ def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
 
 
 def _draw(sampler: Callable[..., jax.Array], key: jax.Array, x: Tree) -> Tree:
-    """A pytree like ``x`` of random numbers, every leaf with a key of its own."""
+    """Returns a pytree like ``x`` of random numbers, every leaf with a key of its own."""
     keys = jax.random.split(key, len(jax.tree.leaves(x)))
     keys = jax.tree.unflatten(jax.tree.structure(x), list(keys))
     return jax.tree.map(lambda key, leaf: sampler(key, leaf.shape, leaf.dtype), keys, x)
 
 
 def mean_of(data: Tree) -> Baseline:
-    """The mean of a set of examples.
+    """Takes the mean of a set of examples as the baseline.
 
     Args:
       data: a pytree like the input, with one more axis, of examples, in front of every leaf. It may
@@ -241,7 +275,7 @@ def mean_of(data: Tree) -> Baseline:
 
 
 def farthest(low: Tree, high: Tree) -> Baseline:
-    """The point of the box from ``low`` to ``high`` that is farthest from the input.
+    """Finds the point of the box from ``low`` to ``high`` that is farthest from the input.
 
     Every element is taken to the end that it is farther from (the maximum-distance baseline): no
     element keeps its value, as a black pixel does under a black baseline.
@@ -282,7 +316,7 @@ def max_entropy(
     low: Tree = -jnp.inf,
     high: Tree = jnp.inf,
 ) -> Baseline:
-    """The input about which the model is least certain, found by gradient ascent on the entropy.
+    """Finds the input about which the model is least certain, by gradient ascent on the entropy.
 
     The search costs ``steps`` gradients. Where many inputs share a baseline, search once and give
     the result as a value. (On the CPU a network with convolutions searches slowly: XLA compiles

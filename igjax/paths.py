@@ -13,14 +13,15 @@ points go to the attributed function in the inputs' own dtype.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
-from igjax._inputs import as_floating, matching, resolve_baseline, same_structure
+from igjax._inputs import as_floating, matching, resolve_baseline
 from igjax._precision import cast, tree_dtype
+from igjax._trees import Tree, same_structure
 
 __all__ = [
     "Path",
@@ -33,12 +34,11 @@ __all__ = [
     "straight_line",
 ]
 
-Tree = Any
 Path = Callable[[Tree, Tree, jax.Array], Tree]
 
 
 def straight_line(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
-    """The straight line ``baseline + alpha * (x - baseline)``, the path of integrated gradients.
+    """Follows the straight line ``baseline + alpha * (x - baseline)``, as in integrated gradients.
 
     Args:
       baseline: the starting point, a pytree of arrays.
@@ -60,7 +60,7 @@ def straight_line(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
 
 
 def polyline(points: Tree) -> Path:
-    """A path of straight pieces: from the baseline through ``points``, in order, to the input.
+    """Makes a path of straight pieces, from the baseline through ``points`` to the input.
 
     With k waypoints each of the k + 1 pieces takes an equal part of [0, 1]. The direction jumps at
     the waypoints; to integrate with full accuracy, give each piece nodes of its own:
@@ -121,7 +121,7 @@ def _count_waypoints(points: Tree, x: Tree) -> int:
 
 
 def blur(max_sigma: float, axes: Sequence[int] = (0, 1)) -> Path:
-    """The path of Blur IG: from a blurred picture to the sharp one, through the scales between.
+    """Makes the path of Blur IG: from a blurred picture to the sharp one, through scales between.
 
     The picture is convolved with a Gaussian whose standard deviation falls from ``max_sigma`` to 0,
     linearly in ``alpha``. The path begins at ``baselines.blurred(max_sigma, axes)``: give that as
@@ -158,7 +158,7 @@ def blur(max_sigma: float, axes: Sequence[int] = (0, 1)) -> Path:
 
 
 def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Path:
-    """A straight line in a latent space, seen through the decoder.
+    """Makes the path that is a straight line in a latent space, seen through the decoder.
 
     The path is ``decode(z' + alpha * (z - z'))`` with ``z' = encode(baseline)``, ``z = encode(x)``.
     It ends at ``decode(encode(x))``, which is ``x`` only as far as the autoencoder is exact:
@@ -188,7 +188,7 @@ def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Pa
 
 
 def reparametrize(path: Path, schedule: Callable[[jax.Array], jax.Array]) -> Path:
-    """The same path at another pace: ``path(baseline, x, schedule(alpha))``.
+    """Follows the same path at another pace: ``path(baseline, x, schedule(alpha))``.
 
     The exact attributions stay what they were; the nodes of a rule come to lie elsewhere.
 
@@ -268,7 +268,7 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
 
 
 def _distance(one: Tree, other: Tree) -> jax.Array:
-    """The largest difference of two elements, over all leaves."""
+    """Returns the largest difference of two elements, over all leaves."""
     dtype = tree_dtype(one)
 
     def leaf(one: jax.Array, other: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closeness import assert_close
 from scipy import ndimage, stats
 
 import igjax
@@ -124,7 +125,7 @@ def test_values_against_numpy(name, dtype):
 def test_values_without_jit(name):
     x = tree("float32")
     for b, e in zip(jax.tree.leaves(ALL[name](x)(x)), expected_leaves(name, x), strict=True):
-        np.testing.assert_allclose(b, e, rtol=1e-6)
+        assert_close(b, e)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -133,7 +134,7 @@ def test_values_for_every_example_under_vmap(name):
     batch = jax.jit(jax.vmap(ALL[name](xs)))(xs)
     for x, baseline in zip(xs, batch, strict=True):
         (expected,) = expected_leaves(name, x)
-        np.testing.assert_allclose(baseline, expected, rtol=1e-6, atol=1e-6)
+        assert_close(baseline, expected)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -331,7 +332,7 @@ def test_keys_mapped_with_vmap_give_each_example_its_own_draws(name):
 def test_mean_of_pixels_does_not_overflow():
     data = np.random.default_rng(0).integers(200, 256, size=(5000, 3), dtype=np.uint8)
     baseline = baselines.mean_of(data)(jnp.ones(3))
-    np.testing.assert_allclose(baseline, data.astype(float).mean(0), rtol=1e-6)
+    assert_close(baseline, data.astype(float).mean(0))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint64])

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import igjax
 from igjax.quadrature import gauss_legendre, sine, to_tolerance
+
+pytestmark = pytest.mark.versions
 
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(12, 16)) / 3, jnp.float32)
 
@@ -42,11 +45,11 @@ def test_equals_one_device(rule, batch_size, axes):
     alone, _ = jax.jit(igjax.integrated_grad(score, **keywords))(X, LABEL)
     spread = igjax.integrated_grad(score, sharding=NamedSharding(mesh(), P(axes)), **keywords)
     attributions, report = jax.jit(spread)(X, LABEL)
-    np.testing.assert_allclose(attributions, alone, atol=2e-6)
+    assert_close(attributions, alone)
     assert abs(report.completeness_gap) < 0.2
     with jax.set_mesh(mesh()):
         named = jax.jit(igjax.integrated_grad(score, sharding=axes, **keywords))(X, LABEL)
-    np.testing.assert_allclose(named[0], attributions, atol=1e-6)
+    assert_close(named[0], attributions)
 
 
 def test_the_tolerance_is_kept_on_many_devices():
@@ -99,7 +102,7 @@ def test_vmap_grad_and_jacobian_of_it(rule):
     ):
         spread = jax.jit(transform(sharding=sharding, batch_size=2))(xs, labels)
         alone = jax.jit(transform(batch_size=8))(xs, labels)
-        np.testing.assert_allclose(spread, alone, atol=1e-5)
+        assert_close(spread, alone)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -114,17 +117,17 @@ def test_inside_of_a_shard_map_over_both_axes(rule, check_vma):
         check_vma=check_vma,
     )
     alone = jax.jit(jax.vmap(igjax.integrated_grad(score, rule=rule, batch_size=8)))(xs, labels)
-    np.testing.assert_allclose(jax.jit(spread)(xs, labels), alone, atol=2e-6)
+    assert_close(jax.jit(spread)(xs, labels), alone)
 
 
 def test_a_mesh_with_explicit_axes():
     alone = jax.jit(igjax.integrated_grad(score))(X, LABEL)
     explicit = mesh(AxisType.Explicit)
     spread = igjax.integrated_grad(score, sharding=NamedSharding(explicit, P("nodes")))
-    np.testing.assert_allclose(jax.jit(spread)(X, LABEL), alone, atol=1e-6)
+    assert_close(jax.jit(spread)(X, LABEL), alone)
     with jax.set_mesh(explicit):
         named = igjax.integrated_grad(score, sharding="nodes")
-        np.testing.assert_allclose(jax.jit(named)(X, LABEL), alone, atol=1e-6)
+        assert_close(jax.jit(named)(X, LABEL), alone)
 
 
 def compiled(sharding, **keywords):

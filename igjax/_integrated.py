@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import jax
 from jax.sharding import NamedSharding
 
 from igjax import baselines, paths, quadrature
-from igjax._transform import Settings, check_real, check_scalar, transform
+from igjax._engine.along_path import along_path, gradient, jacobian
+from igjax._engine.attribution import Attribution, P
+from igjax._engine.options import checked
+from igjax._trees import Tree
 
 __all__ = ["integrated_grad", "integrated_jacobian"]
 
-Tree = Any
-
 
 def integrated_grad(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
@@ -27,7 +27,7 @@ def integrated_grad(
     has_report: bool = False,
     sharding: NamedSharding | str | tuple[str, ...] | None = None,
     affine_prefix: bool = True,
-) -> Callable[..., Any]:
+) -> Attribution[P]:
     """Returns a function that computes the integrated gradients of ``fun``.
 
     The attribution to element i is the integral, over alpha from 0 to 1, of
@@ -48,8 +48,10 @@ def integrated_grad(
       multiply_by_inputs: if False, the gradient alone is integrated, without ``dpath_i/dalpha``.
       batch_size: how many gradients a device evaluates at once, which bounds the memory, that of
         reverse-mode differentiation too; None: all of them (16 with ``to_tolerance``); "auto": as
-        many as fit, which takes a compilation to find out. Call it under ``jax.jit``: by itself JAX
-        compiles a loop anew at every call.
+        many as fit, which takes a compilation to find out: call it under ``jax.jit``. Where it is a
+        number, or with ``to_tolerance``, nodes are gone through in a loop, which is compiled when
+        it is called, and kept: ``fun`` has to be pure, as for JAX's own loops, and arguments that
+        are no arrays, such as flags and Python's numbers, are part of the program.
       has_report: whether to add a ``Report`` to what is returned.
       sharding: for one example on many devices: a ``NamedSharding`` for the array of nodes, or the
         name(s) of the mesh axes to spread the nodes over. Every device evaluates its share, and one
@@ -91,14 +93,23 @@ def integrated_grad(
     Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1; for
     other paths section 4.1 there.
     """
-    settings = Settings(
-        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    options = checked(
+        argnums=argnums,
+        has_aux=has_aux,
+        baseline=baseline,
+        path=path,
+        rule=rule,
+        multiply_by_inputs=multiply_by_inputs,
+        batch_size=batch_size,
+        has_report=has_report,
+        sharding=sharding,
+        affine_prefix=affine_prefix,
     )
-    return transform("integrated_grad", jax.grad, check_scalar, fun, argnums, has_aux, settings)
+    return along_path("integrated_grad", fun, options, gradient)
 
 
 def integrated_jacobian(
-    fun: Callable[..., Any],
+    fun: Callable[P, Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
@@ -110,7 +121,7 @@ def integrated_jacobian(
     has_report: bool = False,
     sharding: NamedSharding | str | tuple[str, ...] | None = None,
     affine_prefix: bool = True,
-) -> Callable[..., Any]:
+) -> Attribution[P]:
     """Returns a function that computes the integrated gradients of every output of ``fun`` at once.
 
     It is to ``integrated_grad`` what ``jax.jacrev`` is to ``jax.grad``.
@@ -148,7 +159,16 @@ def integrated_jacobian(
 
     Source: Sundararajan, Taly & Yan 2017, eq. 1, for each output.
     """
-    settings = Settings(
-        baseline, path, rule, multiply_by_inputs, batch_size, has_report, sharding, affine_prefix
+    options = checked(
+        argnums=argnums,
+        has_aux=has_aux,
+        baseline=baseline,
+        path=path,
+        rule=rule,
+        multiply_by_inputs=multiply_by_inputs,
+        batch_size=batch_size,
+        has_report=has_report,
+        sharding=sharding,
+        affine_prefix=affine_prefix,
     )
-    return transform("integrated_jacobian", jax.jacrev, check_real, fun, argnums, has_aux, settings)
+    return along_path("integrated_jacobian", fun, options, jacobian)
