@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from igjax._inputs import check_index
+from igjax._trees import Tree
 
-Tree = Any
 Target = int | Callable[[Any], Any] | None
 
 
 def named(output: Tree, path: Sequence[Any]) -> Tree:
-    """A submodule's output, whose arrays have its path for a name; the model's own has none."""
+    """Names a submodule's output, all arrays of it, by its path; the model's own has no name."""
     if not path:
         return output
     name = "/".join(map(str, path))
@@ -26,7 +26,7 @@ def named(output: Tree, path: Sequence[Any]) -> Tree:
 
 
 def pick(output: Tree, target: Target) -> Tree:
-    """What ``target`` asks for of a model's output."""
+    """Returns what ``target`` asks for of a model's output."""
     if target is None:
         return output
     if callable(target):

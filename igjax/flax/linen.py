@@ -8,11 +8,10 @@ import flax.errors
 import flax.linen as nn
 import jax
 
+from igjax._trees import Tree
 from igjax.flax._model import Target, named, pick
 
 __all__ = ["function"]
-
-Tree = Any
 
 
 def function(
@@ -156,7 +155,7 @@ def _switched_on(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of ``method`` with ``switch`` on, if it takes that."""
+    """Returns the arguments of ``method`` with ``switch`` on, if it takes that."""
     signature = inspect.signature(method)
     if switch not in signature.parameters:
         return args, kwargs

@@ -7,11 +7,10 @@ from typing import Any
 import jax
 from flax import nnx
 
+from igjax._trees import Tree
 from igjax.flax._model import Target, named, pick
 
 __all__ = ["function"]
-
-Tree = Any
 
 
 def function(
@@ -78,7 +77,7 @@ def function(
 
 
 def _copied(state: Tree) -> Tree:
-    """The same values in variables of their own, to which nobody else writes.
+    """Returns the same values in variables of their own, to which nobody else writes.
 
     NNX writes to no variable that was made outside of the function being traced.
     """
@@ -101,7 +100,7 @@ def _prepare(module: nnx.Module, path: tuple[Any, ...]) -> None:
 
 @functools.cache
 def _naming(kind: type[nnx.Module]) -> type[nnx.Module]:
-    """A module of the same kind that names its output, and keeps to evaluation mode if called to.
+    """Makes a class of the same kind that names its output, and keeps to evaluation mode.
 
     What a module is told when it is called goes before what it is set to.
     """
