@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from igjax.dataset import Summary, _blocks, _method, _opening, attribute_dataset
+import igjax
+from igjax.dataset import Summary, _attribute
+from igjax.dataset._tuning import Tuning
 from igjax.quadrature import to_tolerance
 
 SIZE, LABELS, WIDTH = 12, 5, 8
+# Programs as long as may be, however fast the machine, and of several chunks.
+TUNING = Tuning(long=1e6, few=0)
 LAYERS = [
     np.float32(np.random.default_rng(seed).normal(size=shape) / 3)
     for seed, shape in enumerate([(24, SIZE), (24, 24), (LABELS, 24)])
@@ -54,15 +58,23 @@ class Examples:
         return x.astype(np.float32), np.int32(index % LABELS)
 
 
-def attribute(examples: Examples, out: str | os.PathLike[str], width: int = WIDTH) -> Summary:
+def attribute(
+    examples: Examples, out: str | os.PathLike[str], width: int = WIDTH, tuning: Tuning = TUNING
+) -> Summary:
     """Attributes ``examples``, ``width`` side by side on each device."""
-    return attribute_dataset(
-        probability,
+    return _attribute.run(
+        igjax.integrated_grad(probability, rule=to_tolerance(rtol=0.01), has_report=True),
         examples,
         out=out,
-        rule=to_tolerance(rtol=0.01),
-        batch_size=16 * width,
+        batch_size=width,
+        mesh=None,
+        resume=True,
         progress=False,
+        fields=None,
+        buckets=(),
+        ragged=None,
+        on_error="record",
+        tuning=tuning,
     )
 
 
@@ -72,16 +84,16 @@ def main(
     length: int,
     delay: float = 0.0,
     width: int = WIDTH,
-    chunks: int = _opening._CHUNKS,
-    flush_every: float = _blocks.FLUSH_EVERY,
-    long: float = 1e6,  # seconds of a program, which is as long as may be, however fast the machine
+    chunks: int = TUNING.blocks,
+    flush_every: float = TUNING.flush_every,
+    long: float = TUNING.long,
     distributed: dict[str, Any] | None = None,
 ) -> None:
-    _opening._CHUNKS, _blocks.FLUSH_EVERY, _method._LONG = chunks, flush_every, long
+    tuning = TUNING._replace(long=long, blocks=chunks, flush_every=flush_every)
     if distributed is not None:
         jax.config.update("jax_enable_recoverability", True)
         jax.distributed.initialize(**distributed)
-    attribute(Examples(length, log, delay), out, width)
+    attribute(Examples(length, log, delay), out, width, tuning)
     if distributed is not None:
         wait_for_the_living()
         leave()

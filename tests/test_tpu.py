@@ -14,13 +14,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import igjax
-from igjax import baselines, paths
-from igjax._stepwise import stepwise
-from igjax._transform import Settings
-from igjax.dataset._programs import Compiler, Programs, Tile
+from igjax.dataset._compiler import Compiler, Tile
+from igjax.dataset._programs import Programs
+from igjax.dataset._stages import stages
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 pytest.importorskip("libtpu", reason="libtpu, of jax[tpu], is not installed")
+
+pytestmark = pytest.mark.versions
 
 MATRIX = jnp.asarray(np.random.default_rng(1).normal(size=(1024, 1024)) / 32, jnp.float32)
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -80,11 +81,10 @@ def test_programs_of_a_dataset_pass_nothing_between_devices(
 ) -> None:
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    rule = to_tolerance(0.01)
-    settings = Settings(baselines.zeros, paths.straight_line, rule, True, 16, True, None)
-    parts = stepwise(network, settings)
+    attribution = igjax.integrated_grad(network, rule=to_tolerance(0.01), has_report=True)
+    given = (jnp.zeros(1024),), {}
     compiler = Compiler(Mesh(np.array(chips), ("example",)))
-    programs = Programs(parts, (jnp.zeros(1024),), Tile(4, 8 * 16), compiler)
+    programs = Programs(stages(attribution, *given), given, Tile(4, 8 * 16), compiler)
     for definition in programs.definitions.values():
         program = compiler.lower(*definition)[0].compile()
         assert not [name for name in COLLECTIVES if name in program.as_text()]

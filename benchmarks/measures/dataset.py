@@ -3,7 +3,7 @@
 On the CPU, one device. "Ideal" is the number of gradients that the examples need, times what one
 costs in a batch at best (`jit(vmap(grad))`, the best of 16, 32, 64 … 2048 at once), before and
 after. The time of `attribute_dataset` is all of a call, the writing of the store included, but for
-its setting up (compiling, trying how many gradients at once are the fastest, fingerprints, making
+its setting up (compiling, trying how many examples at once are the fastest, fingerprints, making
 the store), which is in a column of its own. It is called three times, the loop in between: medians
 are shown.
 
@@ -61,17 +61,15 @@ def run(settings: Settings, track: Track) -> list[Record]:
     def fun(x: jax.Array, *extras: jax.Array) -> jax.Array:
         return output(network.params, x, *extras)
 
+    attribution = igjax.integrated_grad(fun, rule=_RULE, has_report=True)
+    source = network.xs, *network.extras
     gradient = _fastest_gradient(fun, network, settings.pick(_AT_ONCE, (16,)))
     loop = _fastest_loop(fun, network, settings.pick(_LOOPS, (16,)))
     whole, loops, gradients = [], [], []
     for _ in track(range(settings.pick(_ROUNDS, 1)), f"{settings.network}, all examples"):
         before = gradient()
         with tempfile.TemporaryDirectory() as out:
-            whole.append(
-                attribute_dataset(
-                    fun, (network.xs, *network.extras), out=out, rule=_RULE, progress=False
-                )
-            )
+            whole.append(attribute_dataset(attribution, source, out=out, progress=False))
         gradients.append((before + gradient()) / 2)
         loops.append(seconds(loop))
     worked = [summary.seconds - summary.setup_seconds for summary in whole]

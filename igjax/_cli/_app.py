@@ -26,7 +26,11 @@ _ATTRIBUTE = """Attribute all examples of a dataset.
 
 \b
   igjax attribute my_module:score --data xs.npy --out attr.zarr
+  igjax attribute my_module:attribution --data xs.npy --out attr.zarr
 
+A function of one example to a scalar is attributed by integrated
+gradients, to a tolerance. What igjax's transforms return, such as
+igjax.layer_conductance(score, "block3", has_report=True), is called as it is.
 A run that has ended early is gone on with by the same command. Modules are looked for in the
 current folder too.
 
@@ -68,7 +72,9 @@ def _igjax() -> None:
 def attribute(
     function: Annotated[
         str,
-        typer.Argument(help="module:name of a function of one example to a scalar."),
+        typer.Argument(
+            help="module:name of a function of one example to a scalar, or of an attribution."
+        ),
     ],
     data: Annotated[
         list[str],
@@ -90,13 +96,20 @@ def attribute(
         int | None, typer.Option(help="A fixed rule of so many gradients, instead of a tolerance.")
     ] = None,
     baseline: Annotated[
-        str, typer.Option(help="A number, a function of igjax.baselines, or module:name.")
-    ] = "zeros",
+        str | None,
+        typer.Option(help="A number, a function of igjax.baselines, or module:name. [default: 0]"),
+    ] = None,
     path: Annotated[
         str | None, typer.Option(help="module:name of a path. [default: a straight line]")
     ] = None,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is", help="The function is an attribution of your own: call it as it is."
+        ),
+    ] = False,
     batch_size: Annotated[
-        str, typer.Option(help="Gradients at once on a device; auto tries which is fastest.")
+        str, typer.Option(help="Examples at once on a device; auto tries which is fastest.")
     ] = "auto",
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Fail if there is such a store already.")
@@ -122,21 +135,19 @@ def attribute(
         from igjax.dataset import attribute_dataset
 
         options: dict[str, Any] = {
-            "rule": _attribute.rule_of(rtol, atol, max_evals, nodes),
-            "baseline": _attribute.baseline_of(baseline),
             "batch_size": _attribute.batch_size_of(batch_size),
             "buckets": bucket or (),
         }
-        if path is not None:
-            options["path"] = load(path)
         if field:
             options["fields"] = field
-        fun, examples = load(function), source(data)
+        method = _attribute.Options(rtol, atol, max_evals, nodes, baseline, path)
+        attribution = _attribute.attribution_of(load(function), function, method, as_is=as_is)
+        examples = source(data)
         if not quiet:
             _attribute.show_log()
     with exits(debug=debug, writes=True):
         summary = attribute_dataset(
-            fun,
+            attribution,
             examples,
             out=out,
             resume=not no_resume,

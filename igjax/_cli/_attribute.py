@@ -2,17 +2,66 @@
 
 import inspect
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
-from igjax import baselines, quadrature
+from igjax import baselines, paths, quadrature
 from igjax._cli._named import load
+from igjax._engine.attribution import Attribution
+from igjax._integrated import integrated_grad
 from igjax.dataset import Summary
+
+
+class Options(NamedTuple):
+    """What is said on the command line of a method; None where nothing is."""
+
+    rtol: float | None = None
+    atol: float | None = None
+    max_evals: int | None = None
+    nodes: int | None = None
+    baseline: str | None = None
+    path: str | None = None
+
+
+def attribution_of(named: Any, name: str, options: Options, *, as_is: bool) -> Any:
+    """Returns the attribution that is meant.
+
+    Args:
+      named: an attribution, or a function to be attributed by integrated gradients.
+      name: of it, for messages.
+      options: of these; an attribution has its own.
+      as_is: whether ``named`` is an attribution, though none of igjax's own.
+
+    Raises:
+      ValueError: if there are options for an attribution, or they make no sense.
+      TypeError: if it is no function.
+    """
+    given = [
+        option for option, value in zip(options._fields, options, strict=True) if value is not None
+    ]
+    if not (as_is or isinstance(named, Attribution)):
+        return integrated_grad(
+            named,
+            rule=rule_of(*options[:4]),
+            baseline=baseline_of("zeros" if options.baseline is None else options.baseline),
+            path=paths.straight_line if options.path is None else load(options.path),
+            has_report=True,
+        )
+    if given:
+        raise ValueError(
+            f"{name} is an attribution, and has a method of its own: {_option(given[0])} is for a "
+            "function to be attributed. Say it where the attribution is made."
+        )
+    return named
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def rule_of(
     rtol: float | None, atol: float | None, max_evals: int | None, nodes: int | None
 ) -> quadrature.Rule | quadrature.Tolerance:
-    """A fixed rule if ``nodes`` are given; else one to a tolerance.
+    """Makes a fixed rule if ``nodes`` are given; else one to a tolerance.
 
     Raises:
       ValueError: if both are asked for, or a number is out of range.
@@ -22,13 +71,13 @@ def rule_of(
     if nodes is None:
         return quadrature.to_tolerance(**asked)
     if asked:
-        option = "--" + next(iter(asked)).replace("_", "-")
+        option = _option(next(iter(asked)))
         raise ValueError(f"give --nodes, for a fixed rule, or {option}, for a tolerance; not both.")
     return quadrature.gregory(nodes)
 
 
 def baseline_of(text: str) -> Any:
-    """A number everywhere, a function of ``igjax.baselines``, or what ``module:name`` names.
+    """Reads a number, a function of ``igjax.baselines``, or what ``module:name`` names.
 
     Raises:
       ValueError: if it is none of these.
@@ -47,12 +96,12 @@ def baseline_of(text: str) -> Any:
 
 
 def _is_baseline(value: Any) -> bool:
-    """Whether it is a function of ``x`` itself, and not one that makes such a function."""
+    """Tells whether it is a function of ``x`` itself, and not one that makes such a function."""
     return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["x"]
 
 
 def batch_size_of(text: str) -> Any:
-    """``"auto"``, or a number.
+    """Reads ``"auto"``, or a number.
 
     Raises:
       ValueError: if it is neither, or below 1.
@@ -69,14 +118,19 @@ def show_log() -> None:
 
 
 def told(summary: Summary) -> str:
-    """The summary in a few lines."""
+    """Tells the summary in a few lines."""
     failed = (
         f"{summary.failed} failed: igjax inspect {summary.out} tells why.\n"
         if summary.failed
         else ""
     )
+    known = summary.num_evals is not None
+    gradients = (
+        f"{summary.num_evals} gradients in {summary.seconds:.1f} s"
+        if known
+        else (f"{summary.seconds:.1f} s")
+    )
     return (
         f"{summary.done} of {summary.examples} examples attributed, in {summary.out}\n{failed}"
-        f"in this run {summary.new}: {summary.num_evals} gradients in {summary.seconds:.1f} s, "
-        f"utilization {100 * summary.utilization:.0f} %"
+        f"in this run {summary.new}: {gradients}, utilization {100 * summary.utilization:.0f} %"
     )

@@ -35,7 +35,7 @@ class ZarrArray:
 
 
 def source(names: Sequence[str]) -> Any:
-    """The examples: the arrays of files, one for each argument of the function, or an object.
+    """Finds the examples: the arrays of files, one for each argument, or an object.
 
     Raises:
       ValueError: if a name is none of a file that can be read, nor ``module:source``.
@@ -51,7 +51,7 @@ def _is_object(name: str) -> bool:
 
 
 def _called(given: Any, name: str) -> Any:
-    """What a function makes; else what is given."""
+    """Returns what a function makes; else what is given."""
     holds = any(hasattr(given, name) for name in ("__getitem__", "__iter__"))
     if not callable(given) or (holds and not inspect.isclass(given)):
         return given
@@ -81,7 +81,7 @@ def _arrays(name: str) -> list[Any]:
 
 
 def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:
-    """An array, or those of a group in the order of their names."""
+    """Opens an array, or those of a group in the order of their names."""
     folders = [folder] if _driver(folder) else sorted(folder.iterdir())
     opened = [_opened(path, driver) for path in folders if (driver := _driver(path))]
     if not opened:
@@ -90,7 +90,7 @@ def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:
 
 
 def _driver(folder: pathlib.Path) -> str | None:
-    """TensorStore's for an array in a folder, or None if there is none."""
+    """Returns TensorStore's for an array in a folder; None if there is none."""
     if (folder / ".zarray").exists():
         return "zarr"
     metadata = folder / "zarr.json"

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from igjax._cli._exits import one_line
+from igjax._integrated import integrated_grad
 from igjax._version import __version__
 from igjax.dataset import attribute_dataset
 from igjax.dataset._creation import open_existing
-from igjax.integrated import integrated_grad
 from igjax.quadrature import to_tolerance
 
 PACKAGES = ("jax", "jaxlib", "flax", "tensorstore", "rich", "typer", "grain", "zarr")
@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Of Python, igjax and what it works with."""
+    """Lists those of Python, igjax and what it works with."""
     return {
         "python": platform.python_version(),
         "igjax": __version__,
@@ -54,7 +54,7 @@ def _version(package: str) -> str:
 
 
 def results(*, debug: bool) -> Iterator[Result]:
-    """Those of all checks, each when it is done; with tracebacks on stderr if ``debug``."""
+    """Yields those of all checks, each when it is done; with tracebacks on stderr if ``debug``."""
     checks: dict[str, Callable[[], str]] = {
         "devices": _devices,
         "integrated_grad, default device": _default_device,
@@ -96,7 +96,8 @@ def _tolerance() -> str:
 def _dataset() -> str:
     with tempfile.TemporaryDirectory() as out:
         xs = _XS.astype(np.float32)
-        summary = attribute_dataset(_score, xs, out=out, batch_size=128, progress=False)
+        attribution = integrated_grad(_score, rule=to_tolerance(), has_report=True)
+        summary = attribute_dataset(attribution, xs, out=out, batch_size=8, progress=False)
         store = open_existing(out, write=False)
         if store is None or summary.done != len(xs):
             raise ValueError(f"{summary.done} of {len(xs)} examples done.")
@@ -117,13 +118,13 @@ def _score(x: jax.Array) -> jax.Array:
 
 
 def _expected(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The attributions in closed form: with ``s = w @ x`` they are ``w * x * (exp(s) - 1) / s``."""
+    """Returns the attributions: with ``s = w @ x`` they are ``w * x * (exp(s) - 1) / s``."""
     s = _WEIGHTS @ x
     return np.asarray(_WEIGHTS * x * np.expm1(s) / s)
 
 
 def _close(found: Any, expected: np.ndarray[Any, Any], tolerance: float) -> str:
-    """How far off it is, relative to the size of what is expected.
+    """Says how far off it is, relative to the size of what is expected.
 
     Raises:
       ValueError: if that is more than the tolerance.

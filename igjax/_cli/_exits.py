@@ -40,7 +40,7 @@ def exits(*, debug: bool, writes: bool = False) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """Returns the first line of what an error says."""
     first, *rest = str(error).strip().splitlines() or [""]
     name = "" if first and isinstance(error, _SPEAKING) else type(error).__name__
     more = " (--debug shows more)" if rest else ""

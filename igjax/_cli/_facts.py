@@ -9,22 +9,22 @@ from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 _SETTINGS = (
-    "rule",
-    "multiply_by_inputs",
     "fields",
     "buckets",
+    "ragged",
     "batch_size",
     "chunks_per_program",
     "block",
 )
-_FINGERPRINTS = ("function", "path_and_baseline", "data")
+_FINGERPRINTS = ("attribution", "data")
 _GAP = ("completeness_gap", "value", "baseline_value")
+_OF_OUTPUTS = ("error", *_GAP)
 
 Floats = NDArray[np.float64]
 
 
 def facts(store: Store, failures: int) -> dict[str, Any]:
-    """What there is to say about a store.
+    """Says what there is to say about a store.
 
     Args:
       store: where the attributions are.
@@ -50,7 +50,7 @@ def facts(store: Store, failures: int) -> dict[str, Any]:
 
 
 def distribution(values: NDArray[Any]) -> dict[str, float | int | None]:
-    """Quantiles of those that are finite, and how many are not."""
+    """Returns quantiles of those that are finite, and how many are not."""
     finite = np.asarray(values, np.float64)[np.isfinite(values)]
     quantiles = {
         name: float(np.quantile(finite, share)) if finite.size else None
@@ -60,7 +60,7 @@ def distribution(values: NDArray[Any]) -> dict[str, float | int | None]:
 
 
 def relative_gap(gap: Floats, value: Floats, baseline_value: Floats) -> Floats:
-    """|gap| relative to |F(x) - F(x')|; 0 for 0 / 0."""
+    """Returns |gap| relative to |F(x) - F(x')|; 0 for 0 / 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(gap == 0.0, 0.0, np.abs(gap) / np.abs(value - baseline_value))
 
@@ -76,11 +76,17 @@ def _distributions(store: Store, done: NDArray[np.bool_]) -> dict[str, Any]:
     def of(name: str) -> Floats:
         return store.whole(name)[done].astype(np.float64)
 
+    # Of several outputs each has its own, called after it: error.logits, say.
+    outputs = {
+        name.partition(".")[1:] for name in store.fields if name.split(".")[0] in _OF_OUTPUTS
+    }
     found = {}
-    if "error" in store.fields:
-        found["error"] = distribution(of("error"))
-    if set(_GAP) <= set(store.fields):
-        found["relative_completeness_gap"] = distribution(relative_gap(*map(of, _GAP)))
+    for output in sorted(map("".join, outputs)):
+        if (name := f"error{output}") in store.fields:
+            found[name] = distribution(of(name))
+        gap = [f"{name}{output}" for name in _GAP]
+        if set(gap) <= set(store.fields):
+            found[f"relative_completeness_gap{output}"] = distribution(relative_gap(*map(of, gap)))
     if "num_evals" in store.fields:
         found["num_evals"] = distribution(of("num_evals"))
     return found
@@ -93,7 +99,7 @@ def _share(store: Store, done: NDArray[np.bool_]) -> float | None:
 
 
 def _failures(store: Store, indices: NDArray[np.intp]) -> list[dict[str, Any]]:
-    """Each with its reason. Few blocks are read for them, not the reasons of all examples."""
+    """Lists each with its reason. Few blocks are read for them, not the reasons of all examples."""
     blocks = {number: store.read(number) for number in {int(i) // store.block for i in indices}}
 
     def reason(index: int) -> str | None:

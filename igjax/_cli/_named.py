@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load(text: str) -> Any:
-    """What ``module:name`` names. The name may be dotted; the module may be in the current folder.
+    """Loads what ``module:name`` names, also dotted, and from the current folder.
 
     Raises:
       ValueError: if ``text`` is not like that, or there is no such name in the module.

@@ -10,7 +10,7 @@ from igjax._cli._facts import QUANTILES
 
 
 def tables(facts: dict[str, Any]) -> Iterator[Table | Text]:
-    """Tables of what ``facts`` holds."""
+    """Yields tables of what ``facts`` holds."""
     yield _pairs(facts["out"], {**facts["settings"], **facts["fingerprints"]})
     yield _pairs("versions", {**facts["versions"], "device": facts["device"]})
     yield _pairs("examples", _progress(facts))
@@ -36,7 +36,7 @@ def _progress(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distributions(distributions: dict[str, Any]) -> Table:
-    """A column for each, so that numbers have room."""
+    """Makes a column for each, so that numbers have room."""
     table = Table("of those done", title="distributions", title_justify="left")
     for field in distributions:
         table.add_column(field.replace("_", " "), justify="right")

@@ -11,10 +11,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset._examples import Examples, Refused, Shape
-from igjax.dataset._programs import Tile
-
-Tree = Any
+from igjax.dataset._check import Examples, Given, Shape
+from igjax.dataset._compiler import Tile
+from igjax.dataset._source import Refused
 
 AHEAD = 2  # batches read before they are asked for
 _PATIENCE = 0.1  # seconds, that a device waits for examples to fill a batch
@@ -27,17 +26,17 @@ class Batch(NamedTuple):
     Attributes:
       shape: of each of them.
       indices: shape ``(tile.size,)``: which examples they are; -1 where a row stands for none.
-      args: the arguments of the function, each leaf of shape ``(*tile, ...)``.
+      given: what the attribution is called with, each leaf of shape ``(*tile, ...)``.
     """
 
     shape: Shape
     indices: NDArray[np.int64]
-    args: tuple[Tree, ...]
+    given: Given
 
     @property
-    def like(self) -> tuple[Tree, ...]:
-        """The arguments of one of them, as shapes."""
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), self.args)
+    def like(self) -> Given:
+        """Returns the shapes of what one of them is given."""
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), self.given)
 
 
 class _Filling:
@@ -51,18 +50,20 @@ class _Filling:
     def __init__(self, like: Examples, tile: Tile):
         self._shape, self._tile = like.shape, tile
         self._indices = np.full(tile.size, -1, np.int64)
-        self._args = jax.tree.map(lambda a: np.empty((tile.size, *a.shape[1:]), a.dtype), like.args)
+        self._given = jax.tree.map(
+            lambda a: np.empty((tile.size, *a.shape[1:]), a.dtype), like.given
+        )
         self._filled = 0
         self._since = time.monotonic()
 
     @property
     def room(self) -> int:
-        """For how many more."""
+        """Returns how many more examples fit."""
         return len(self._indices) - self._filled
 
     @property
     def late(self) -> bool:
-        """Whether those who wait for it have waited long enough."""
+        """Tells whether those who wait for it have waited long enough."""
         return time.monotonic() - self._since > _PATIENCE
 
     def add(self, some: Examples, own: slice) -> None:
@@ -70,17 +71,17 @@ class _Filling:
         rows = slice(self._filled, self._filled + own.stop - own.start)
         self._indices[rows] = some.numbers[own]
         for here, there in zip(
-            jax.tree.leaves(self._args), jax.tree.leaves(some.args), strict=True
+            jax.tree.leaves(self._given), jax.tree.leaves(some.given), strict=True
         ):
             here[rows] = there[own]
         self._filled = rows.stop
 
     def batch(self, sharding: jax.sharding.Sharding) -> Batch:
-        """What has come; the first again where nothing has."""
-        for leaf in jax.tree.leaves(self._args):
+        """Returns what has come; the first again where nothing has."""
+        for leaf in jax.tree.leaves(self._given):
             leaf[self._filled :] = leaf[0]
-        args = jax.tree.map(lambda a: a.reshape(*self._tile, *a.shape[1:]), self._args)
-        return Batch(self._shape, self._indices, jax.device_put(args, sharding))
+        given = jax.tree.map(lambda a: a.reshape(*self._tile, *a.shape[1:]), self._given)
+        return Batch(self._shape, self._indices, jax.device_put(given, sharding))
 
 
 def batches(
@@ -89,7 +90,7 @@ def batches(
     sharding: jax.sharding.Sharding,
     awaited: Callable[[], bool],
 ) -> Iterator[Batch | Refused]:
-    """Examples in batches that fill a tile, in the order that they come; what is refused between.
+    """Yields batches that fill a tile, in the order of the examples; what is refused between them.
 
     A batch that does not fill, since its examples are the last ones or come slowly, is filled up by
     repeating one.
@@ -154,14 +155,14 @@ class ReadAhead(Iterator[Any]):
         self._thread.start()
 
     def __next__(self) -> Any:
-        """The next item, when it is there."""
+        """Returns the next item, when it is there."""
         self._awaited = True
         item, error = self._queue.get()
         self._awaited = False
         return self._given(item, error)
 
     def ready(self) -> bool:
-        """Whether the next item can be had without waiting."""
+        """Tells whether the next item can be had without waiting."""
         return not self._queue.empty()
 
     def close(self) -> None:

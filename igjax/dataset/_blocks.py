@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from igjax.dataset._format import REASON_BYTES
 from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
-FLUSH_EVERY = 60.0  # seconds, until blocks that are not full yet are written as they are
 _WRITES = 4  # blocks that wait to be written, until more results have to wait
 
 
@@ -22,10 +21,13 @@ class Blocks:
     Args:
       store: where it is to go.
       begun: blocks that are in the store in part, by number.
+      flush_every: seconds, until blocks that are not full yet are written as they are.
     """
 
-    def __init__(self, store: Store, begun: Mapping[int, dict[str, NDArray[Any]]]):
-        self._store = store
+    def __init__(
+        self, store: Store, begun: Mapping[int, dict[str, NDArray[Any]]], flush_every: float
+    ):
+        self._store, self._flush_every = store, flush_every
         self._open = dict(begun)
         self._changed: set[int] = set()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "igjax-write")  # one: in order
@@ -33,7 +35,7 @@ class Blocks:
         self._flushed = time.monotonic()
 
     def put(self, indices: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
-        """Results of some examples: of each field of the store that there is something for.
+        """Takes results of some examples: of each field that there is something for.
 
         Raises:
           OSError: if what came before could not be written.
@@ -47,15 +49,15 @@ class Blocks:
             self._changed.add(int(number))
             if np.all(block["status"] != PENDING):
                 self._write(int(number), self._open.pop(int(number)))
-        if time.monotonic() - self._flushed > FLUSH_EVERY:
+        if time.monotonic() - self._flushed > self._flush_every:
             self.flush()
 
     def done(self, indices: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
-        """Results of examples that have been attributed."""
+        """Takes results of examples that have been attributed."""
         self.put(indices, {**values, "status": np.full(len(indices), DONE, np.uint8)})
 
     def failed(self, index: int, reason: str, values: Mapping[str, NDArray[Any]]) -> None:
-        """What is known of an example that could not be attributed, and why it could not."""
+        """Takes what is known of an example that could not be attributed, and why it could not."""
         text = np.zeros((1, REASON_BYTES), np.uint8)
         whole = reason.encode()[:REASON_BYTES].decode(errors="ignore").encode()  # no half letter
         encoded = np.frombuffer(whole, np.uint8)

@@ -2,37 +2,89 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from igjax._jaxpr import program
 from igjax._sharding import is_number
 from igjax._trees import Tree
-from igjax.dataset._examples import Rows, Source
+from igjax.dataset._source import Rows, Source
 
 _HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
 _SAMPLE = 64  # examples
 _READ = 1024  # numbers of examples looked at at once, for those of the sample
 
 
-def of_function(fun: Callable[..., Any], *args: Tree) -> str:
-    """Of what ``fun`` computes from arguments like these: its equations and its constants."""
-    closed = jax.make_jaxpr(fun)(*args)
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(re.sub(r"0x[0-9a-f]+", "", str(closed)).encode())  # addresses change
-    for constant in program.constants(closed):
-        value = jnp.asarray(constant) if is_number(constant) else jax.random.key_data(constant)
-        digest.update(f"{constant.dtype}{constant.shape}".encode())
-        digest.update(np.asarray(_checksum(value)).tobytes())
-    return digest.hexdigest()
+def of_function(fun: Callable[..., Any], *args: Tree) -> dict[str, str]:
+    """Returns that of what ``fun`` computes from arguments like these."""
+    return of_equations([jax.make_jaxpr(fun)(*args)])
+
+
+def of_equations(functions: Sequence[Any]) -> dict[str, str]:
+    """Returns that of functions: of their equations, and of what they close over.
+
+    Args:
+      functions: what ``jax.make_jaxpr`` makes of each.
+    """
+    equations, constants = (hashlib.blake2b(digest_size=16) for _ in range(2))
+    checksums: dict[int, bytes] = {}
+    for closed in functions:
+        for line in _lines(program.opened(closed)):
+            equations.update(line.encode())
+        for constant in program.constants(closed):
+            if id(constant) not in checksums:  # the functions share them
+                checksums[id(constant)] = _of_constant(constant)
+            constants.update(checksums[id(constant)])
+    return {"equations": equations.hexdigest(), "constants": constants.hexdigest()}
+
+
+def _lines(jaxpr: Any) -> Iterator[str]:
+    """Says what a function does, in the same words in each process, whatever JAX has traced before.
+
+    (What JAX prints depends on which parts of a function it has met already.)
+    """
+    names: dict[Any, int] = {}
+
+    def said(atom: Any) -> str:
+        if isinstance(atom, Literal):
+            return f"{np.asarray(atom.val).tolist()!r}:{atom.aval}"
+        return f"{names.setdefault(atom, len(names))}:{atom.aval}"
+
+    yield " ".join(map(said, [*jaxpr.constvars, *jaxpr.invars]))
+    for eqn in jaxpr.eqns:
+        inside = program.inside(eqn)
+        params = sorted(
+            (name, _ADDRESS.sub("", repr(value)))
+            for name, value in eqn.params.items()
+            if not any(part is value or _holds(value, part) for part in inside)
+        )
+        yield f"{eqn.primitive.name}{params}({' '.join(map(said, eqn.invars))})"
+        for part in inside:
+            yield from _lines(program.opened(part))
+        yield " ".join(map(said, eqn.outvars))
+    yield f"return {' '.join(map(said, jaxpr.outvars))}"
+
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def _holds(value: Any, part: Any) -> bool:
+    return isinstance(value, tuple | list) and any(part is own for own in value)
+
+
+def _of_constant(constant: Any) -> bytes:
+    value = jnp.asarray(constant) if is_number(constant) else jax.random.key_data(constant)
+    said = f"{constant.dtype}{constant.shape}".encode()
+    return said + np.asarray(_checksum(value)).tobytes()
 
 
 def of_data(source: Source) -> str:
-    """Of the examples: of all that is in arrays, if that is not too much, and else of some.
+    """Returns that of the examples: of all in arrays, if that is not too much, else of some.
 
     Of a stream it is the first one; of others, some that are evenly spread.
     """
@@ -58,7 +110,7 @@ def _looked_at(source: Source) -> Iterator[Any]:
 
 @jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
-    """Two numbers that change with any bit of an array, wherever in it.
+    """Returns two numbers that change with any bit of an array, wherever in it.
 
     Computed where the array is, and the same however it is spread over devices, since sums of
     integers don't depend on their order.

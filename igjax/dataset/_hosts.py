@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def first_alone(do: Callable[[], T], then: Callable[[], T]) -> T:
-    """``do`` in the first process, and when that has succeeded, ``then`` in the others.
+    """Calls ``do`` in the first process, and when that has succeeded, ``then`` in the others.
 
     Raises:
       RuntimeError: in the others, if it has not.
@@ -45,5 +45,5 @@ def wait_for_all(name: str) -> None:
 
 
 def own_share(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of ``blocks`` that this process is to do; ``blocks`` are the same in all of them."""
+    """Returns those of ``blocks``, the same in all processes, that this one is to do."""
     return blocks[jax.process_index() :: jax.process_count()]

@@ -6,73 +6,100 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax._report import Report
-from igjax.dataset._engine import Results
+from igjax._engine.report import Report
+from igjax._trees import Tree
 from igjax.dataset._format import Field
+from igjax.dataset._scheduler import Results
+from igjax.dataset._stages import Returned
 
-Tree = Any
-
-FIELDS = ("attributions", *Report._fields)
-LENGTH = "length"
+ATTRIBUTIONS = "attributions"
+FIELDS = (ATTRIBUTIONS, *Report._fields)
 _LONGEST = 128  # of the names of arrays, which file systems take
 
 
 def layout(
-    attributions: Tree, report: Report, fields: Sequence[str], *, padded: bool
+    returned: Returned, fields: Sequence[str] | None, lengths: Iterable[str]
 ) -> dict[str, Field]:
-    """The arrays of a store: for each leaf of the attributions one, for each field of the report.
+    """Returns the arrays of a store: for each leaf of the attributions and of the report one.
 
     Args:
-      attributions: of an example, arrays or their shapes.
-      report: likewise.
-      fields: those wanted, of ``FIELDS``.
-      padded: whether the length of an example is to be stored.
+      returned: of an example, arrays or their shapes.
+      fields: those wanted, of ``FIELDS``; None for all that there are.
+      lengths: the names of the arrays for the lengths of an example.
 
     Raises:
       ValueError: if there is no such field, or none is asked for.
     """
+    if fields is not None:
+        _check_fields(fields, returned)
+    named = {
+        name: Field(leaf.shape, _stored(leaf.dtype))
+        for name, leaf in _named(returned)
+        if fields is None or name.split(".")[0] in fields
+    }
+    return named | {name: Field((), np.dtype(np.int32)) for name in lengths}
+
+
+def _check_fields(fields: Sequence[str], returned: Returned) -> None:
     if unknown := [field for field in fields if field not in FIELDS]:
         raise ValueError(f"fields must be some of {FIELDS}; got {unknown[0]!r}.")
     if not fields:
         raise ValueError(f"fields must name what to store, some of {FIELDS}; got none.")
-    named = {
-        name: Field(leaf.shape, _stored(leaf.dtype))
-        for name, leaf in _named(attributions, report)
-        if name.split(".")[0] in fields
-    }
-    return named | ({LENGTH: Field((), np.dtype(np.int32))} if padded else {})
+    reported = [field for field in fields if field != ATTRIBUTIONS]
+    if reported and returned.report is None:
+        raise ValueError(
+            f"fields asks for {reported[0]!r}, which is part of a Report, and the attribution "
+            "returns none. Those of igjax do with has_report=True."
+        )
 
 
 def rows(results: Results, layout: Mapping[str, Field]) -> dict[str, NDArray[Any]]:
-    """Results, as the arrays of a store; what is shorter than they are is padded with zeros."""
+    """Returns results as the arrays of a store; what is shorter is padded with zeros."""
     return {
         name: _fitting(leaf, layout[name])
-        for name, leaf in _named(results.attributions, results.report)
+        for name, leaf in _named(results.returned)
         if name in layout
     }
 
 
-def finite(results: Results) -> NDArray[np.bool_]:
-    """Of which examples all attributions, and the value, are finite."""
-    leaves = [*jax.tree.leaves(results.attributions), results.report.value]
-    good = np.ones(len(results.indices), bool)
-    for leaf in leaves:
-        good &= np.isfinite(leaf.astype(_stored(leaf.dtype))).reshape(len(good), -1).all(axis=1)
+def flaws(results: Results) -> list[str | None]:
+    """Returns of each example why its results are no good; None if they are.
+
+    That is so if its attributions, or the function's value, are not finite.
+    """
+    found: list[str | None] = [None] * len(results.indices)
+    attributions, report = results.returned
+    for row in np.flatnonzero(~_finite(attributions, len(found))):
+        found[row] = "its attributions are not finite."
+    value: Any = None if report is None else report.value
+    for row in np.flatnonzero(~_finite(value, len(found))):
+        alone = isinstance(value, np.ndarray) and value.ndim == 1
+        said = f": {value[row]}" if alone else ""
+        found[row] = f"the function's value is not finite{said}."
+    return found
+
+
+def _finite(tree: Tree, count: int) -> NDArray[np.bool_]:
+    """Tells of which of ``count`` examples all is."""
+    good = np.ones(count, bool)
+    for leaf in jax.tree.leaves(tree):
+        good &= np.isfinite(leaf.astype(_stored(leaf.dtype))).reshape(count, -1).all(axis=1)
     return good
 
 
-def _named(attributions: Tree, report: Report) -> Iterator[tuple[str, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(attributions)[0]
-    yield from zip(_names(path for path, _ in flat), (leaf for _, leaf in flat), strict=True)
-    yield from zip(Report._fields, report, strict=True)
+def _named(returned: Returned) -> Iterator[tuple[str, Any]]:
+    of_report = [] if returned.report is None else zip(Report._fields, returned.report, strict=True)
+    for field, tree in [(ATTRIBUTIONS, returned.attributions), *of_report]:
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        names = _names(field, (path for path, _ in flat))
+        yield from zip(names, (leaf for _, leaf in flat), strict=True)
 
 
-def _names(paths: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Gives each path to a leaf a name that a folder can have anywhere.
+def _names(field: str, paths: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Gives each path to a leaf of a field a name that a folder can have anywhere.
 
     They are the keys with dots between; what is no letter, digit, ``-`` or ``_`` of ASCII is
     written as in an address, and the empty key as ``~``. A name that is taken, in whatever case,
@@ -80,7 +107,7 @@ def _names(paths: Iterable[Sequence[Any]]) -> Iterator[str]:
     """
     taken = collections.Counter[str]()
     for path in paths:
-        name = ".".join(["attributions", *map(_name, path)])[:_LONGEST]
+        name = ".".join([field, *map(_name, path)])[:_LONGEST]
         count = taken[name.lower()]
         taken[name.lower()] += 1
         yield f"{name}~{count}" if count else name
@@ -94,8 +121,9 @@ def _name(key: Any) -> str:
 
 
 def _stored(dtype: Any) -> np.dtype[Any]:
-    """What can be read without JAX."""
-    return np.dtype(np.float32) if dtype == ml_dtypes.bfloat16 else np.dtype(dtype)
+    """Returns a dtype that can be read without JAX."""
+    known = np.dtype(dtype).kind in "biuf"  # of NumPy itself: not bfloat16 and what is smaller
+    return np.dtype(dtype) if known else np.dtype(np.float32)
 
 
 def _fitting(rows: NDArray[Any], field: Field) -> NDArray[Any]:

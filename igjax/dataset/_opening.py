@@ -1,4 +1,4 @@
-"""The store of a run: a new one, or one that was begun with the same function, rule and data."""
+"""The store of a run: a new one, or one that was begun with the same attribution and data."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,14 +9,15 @@ import numpy as np
 
 from igjax._version import __version__
 from igjax.dataset import _creation, _fingerprint
-from igjax.dataset._examples import Check, Source
+from igjax.dataset._check import Check
 from igjax.dataset._format import Field
 from igjax.dataset._method import Method
+from igjax.dataset._source import Source
 from igjax.dataset._store import Store
+from igjax.dataset._tuning import Trial, Tuning
 
 _CHUNK = 2**22  # bytes of results in a chunk of an array, at most
 _LONGEST = 4096  # examples in a chunk, at most
-_CHUNKS = 16  # for each process, at least, if there are as many examples
 
 
 def opened(
@@ -27,8 +28,9 @@ def opened(
     check: Check,
     source: Source,
     batch_size: int | Literal["auto"],
+    tuning: Tuning,
 ) -> Store:
-    """The store, if it was made with the same; or a new one.
+    """Opens the store, if it was made with the same; or makes a new one.
 
     Args:
       out: where it is.
@@ -37,7 +39,8 @@ def opened(
       method: what is to be done with each example.
       check: what they have to be like.
       source: of the examples.
-      batch_size: how many gradients at once, if the store is new.
+      batch_size: how many examples at once, if the store is new.
+      tuning: what to decide by, if it is.
 
     Raises:
       FileExistsError: if there is one, and must not be; or something else.
@@ -45,14 +48,15 @@ def opened(
     """
     identity = {
         "fields": sorted(arrays),
-        "buckets": list(check.buckets),
-        **method.fingerprints(check.like),
+        **check.ragged.told(),
+        "arguments": [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(check.like)],
+        "attribution": method.fingerprint(check.like),
         "data": _fingerprint.of_data(source),
     }
     attributes = _creation.found(out)
     if attributes is None:
         _creation.check_empty(out)  # soon: to try batch sizes takes a while
-        attributes = _new(arrays, method, check, source, batch_size) | identity
+        attributes = _new(arrays, method, check, source, batch_size, tuning) | identity
         if _creation.begin(out, attributes):
             return _creation.complete(out, arrays, attributes)
         attributes = _creation.found(out) or attributes  # another run was faster
@@ -66,7 +70,7 @@ def opened(
 
 
 def reopened(out: str) -> Store:
-    """The store that another process has opened."""
+    """Opens the store that another process has opened."""
     store = _creation.open_existing(out)
     assert store is not None
     return store
@@ -78,32 +82,40 @@ def _new(
     check: Check,
     source: Source,
     batch_size: int | Literal["auto"],
+    tuning: Tuning,
 ) -> dict[str, Any]:
     """Returns what a new store says of itself, beside its identity."""
+    trial = Trial(
+        lambda tile: method.programs(check.like, tile),
+        check.like,
+        method.compiler,
+        check.ragged.shapes,
+        source.length,
+        tuning,
+    )
     if batch_size == "auto":
-        batch_size = method.fastest(check.like, source.length)
-    chunks = method.chunks(check.like, batch_size, source.length)
+        batch_size = trial.fastest()
     size = max(field.dtype.itemsize * int(np.prod(field.shape)) for field in arrays.values())
     longest = max(1, min(_LONGEST, _CHUNK // max(size, 1)))
-    share = -(-(source.length or _LONGEST) // (_CHUNKS * jax.process_count()))
+    share = -(-(source.length or _LONGEST) // (tuning.blocks * jax.process_count()))
     return {
         "made_by": _creation.MADE_BY,
         "length": source.length,
         "block": min(longest, max(1, share)),
         "batch_size": batch_size,
-        "chunks_per_program": chunks,
+        "chunks_per_program": trial.chunks(batch_size),
         "versions": _versions(),
         "device": jax.devices()[0].device_kind,
     }
 
 
+# In this order: an attribution of other shapes is another one, too.
 _IDENTITY = {
-    "function": "another function, or other parameters of it",
-    "path_and_baseline": "another path or baseline",
-    "rule": "another rule",
-    "multiply_by_inputs": "another multiply_by_inputs",
-    "fields": "other fields",
     "buckets": "other buckets",
+    "ragged": "other axes to pad",
+    "arguments": "other data, of other shapes or dtypes",
+    "attribution": "another one",
+    "fields": "other fields",
     "data": "other data",
 }
 
@@ -118,11 +130,21 @@ def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[s
             changed = ", ".join(
                 f"{p} {made[p]} then, {v} now" for p, v in versions.items() if made[p] != v
             )
+            other = _other_attribution(there or {}, here) if name == "attribution" else what
             raise ValueError(
-                f"{out} was made with {what} ({name}: {there} there, {here} here). Call with "
+                f"{out} was made with {other} ({name}: {there} there, {here} here). Call with "
                 "what it was made with, or give another out."
                 + (f" Or it is due to the versions: {changed}." if changed else "")
             )
+
+
+def _other_attribution(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Returns in what they differ, as far as that can be told."""
+    if there.get("name") != here["name"]:
+        return "another attribution"
+    if there.get("equations") != here["equations"]:
+        return "another attribution: of another function, or by another rule, path or baseline"
+    return "another attribution: with other parameters, of the function, the rule or the baseline"
 
 
 def _versions() -> dict[str, str]:

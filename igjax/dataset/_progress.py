@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from igjax._engine.report import Report
 from igjax._extras import needs
-from igjax._report import Report
 
 LOG_EVERY = 30.0  # seconds
 _logger = logging.getLogger("igjax")
@@ -26,17 +26,18 @@ class Meter:
 
     def __init__(self, total: int | None, done: int, failed: int):
         self.total, self.done, self.failed = total, done, failed
-        self.new = self.num_evals = self._attributed = self._converged = 0
+        self.new = self.num_evals = self._reported = self._converged = 0
         self._start = time.monotonic()
 
-    def add(self, report: Report, good: NDArray[np.bool_]) -> None:
+    def add(self, report: Report | None, good: NDArray[np.bool_]) -> None:
         """Counts examples that have been attributed; those that are not ``good`` have failed."""
         self.new += good.size
         self.done += int(np.sum(good))
         self.failed += int(np.sum(~good))
-        self.num_evals += int(np.sum(report.num_evals))
-        self._attributed += good.size
-        self._converged += int(np.sum(report.converged))
+        if report is not None:
+            self.num_evals += int(np.sum(report.num_evals))
+            self._reported += good.size
+            self._converged += int(np.sum(report.converged))
 
     def add_failed(self) -> None:
         """Counts an example that could not be attributed at all."""
@@ -45,31 +46,32 @@ class Meter:
 
     @property
     def seen(self) -> int:
-        """How many examples something has become of, in earlier runs too."""
+        """Returns how many examples something has become of, in earlier runs too."""
         return self.done + self.failed
 
     @property
     def figures(self) -> str:
-        """What there is to say beside the number of examples."""
-        known = max(self._attributed, 1)
-        failed = f", {self.failed} failed" if self.failed else ""
-        return (
-            f"{self._rate():.1f}/s, {self.num_evals / known:.0f} gradients each, "
-            f"{100 * self._converged / known:.0f} % converged{failed}"
-        )
+        """Says what there is to say beside the number of examples."""
+        told = [f"{self._rate():.1f}/s"]
+        if self._reported:
+            told += [
+                f"{self.num_evals / self._reported:.0f} gradients each",
+                f"{100 * self._converged / self._reported:.0f} % converged",
+            ]
+        return ", ".join(told + ([f"{self.failed} failed"] if self.failed else []))
 
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"
         return f"{self.seen}{of} examples, {self.figures}"
 
     def left(self) -> str:
-        """How long it is going to take, as far as one can say."""
+        """Says how long it is going to take, as far as one can."""
         if self.total is None or not self.new:
             return ""
         return f", {(self.total - self.seen) / self._rate():.0f} s left"
 
     def _rate(self) -> float:
-        """Examples a second."""
+        """Returns how many examples a second there are."""
         return self.new / max(time.monotonic() - self._start, 1e-9)
 
 

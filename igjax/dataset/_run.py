@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from igjax.dataset import _interrupts, _progress
 from igjax.dataset._batches import Batch, ReadAhead, batches
 from igjax.dataset._blocks import Blocks
-from igjax.dataset._engine import Results, Tally, attributed
-from igjax.dataset._examples import Check, Examples, Refused, Rows, Source
+from igjax.dataset._check import Check, Examples
 from igjax.dataset._format import Field
-from igjax.dataset._layout import LENGTH, finite, rows
+from igjax.dataset._layout import flaws, rows
 from igjax.dataset._method import Method
 from igjax.dataset._programs import Programs
+from igjax.dataset._scheduler import Results, Tally, attributed
 from igjax.dataset._share import share_of
+from igjax.dataset._source import Refused, Rows, Source
 from igjax.dataset._store import Store
 
 _logger = logging.getLogger("igjax")
@@ -34,7 +35,8 @@ class Summary:
       done: how many have been attributed, in earlier runs too.
       failed: how many could not be.
       new: how many of either are of this run.
-      num_evals: gradients that the attributions of this run needed.
+      num_evals: gradients that the attributions of this run needed; None where they come without
+        a ``Report``.
       utilization: the share of the places in the programs that had an example in need of a step.
       seconds: that this run took, compilation and all.
       setup_seconds: of them, to get ready: to trace and compile, to find the fastest batch size, to
@@ -46,7 +48,7 @@ class Summary:
     done: int
     failed: int
     new: int
-    num_evals: int
+    num_evals: int | None
     utilization: float
     seconds: float
     setup_seconds: float
@@ -61,6 +63,7 @@ class Run:
       check: what each has to be like.
       source: of the examples.
       arrays: of the store.
+      flush_every: seconds, until what is done is written.
     """
 
     def __init__(
@@ -70,15 +73,19 @@ class Run:
         check: Check,
         source: Source,
         arrays: Mapping[str, Field],
+        flush_every: float,
     ):
         self._store, self._method, self._check = store, method, check
         self._source, self._arrays = source, arrays
         self._share = share_of(store)
-        self._blocks = Blocks(store, self._share.begun)
+        self._blocks = Blocks(store, self._share.begun, flush_every)
         total = None if store.attributes["length"] is None else self._share.examples
         self._meter = _progress.Meter(total, self._share.done, self._share.failed)
         self._tally = Tally()
-        self._lengths: dict[int, int] = {}  # of examples that are padded, and on their way
+        self._reported = method.returned(check.like).report is not None
+        # Of examples on their way: lengths of what is padded, and what is not finite.
+        self._lengths: dict[int, dict[str, int]] = {}
+        self._flaws: dict[int, str] = {}
         self._seen = 0  # examples that the source has given
 
     def work(self, *, progress: bool, stop_at_errors: bool) -> None:
@@ -91,7 +98,7 @@ class Run:
         )
 
         def programs_of(batch: Batch) -> Programs:
-            return self._method.programs(batch.like, batch_size, chunks)
+            return self._method.programs(batch.like, tile)
 
         items = attributed(reader, programs_of, self._tally)
         refused: Refused | None = None
@@ -122,7 +129,7 @@ class Run:
             self._leave(signal_number)
 
     def summary(self, seconds: float, setup_seconds: float) -> Summary:
-        """What has become of it."""
+        """Returns what has become of it."""
         meter = self._meter
         return Summary(
             out=self._store.out,
@@ -130,20 +137,22 @@ class Run:
             done=meter.done,
             failed=meter.failed,
             new=meter.new,
-            num_evals=meter.num_evals,
+            num_evals=meter.num_evals if self._reported else None,
             utilization=self._tally.utilization,
             seconds=seconds,
             setup_seconds=setup_seconds,
         )
 
     def _examples(self, at_once: int) -> Iterator[Examples | Refused]:
-        """Those to be done, read and checked. In the reader's thread."""
+        """Yields those to be done, read and checked. In the reader's thread."""
         if self._source.length is None and self._store.attributes["length"] is not None:
             return  # a stream that has been read to its end
         for given in self._source.read(self._wants, at_once):
             for item in self._check(given) if isinstance(given, Rows) else [given]:
-                if isinstance(item, Examples) and self._check.buckets:
-                    self._lengths.update(dict.fromkeys(item.numbers.tolist(), item.length))
+                if isinstance(item, Examples):
+                    if item.lengths:
+                        self._lengths.update(dict.fromkeys(item.numbers.tolist(), item.lengths))
+                    self._flaws.update(item.flaws)
                 yield item
 
     def _wants(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -156,33 +165,33 @@ class Run:
             self._meter.add_failed()
             self._blocks.failed(item.number, item.reason, {})
             return item
-        good, values = finite(item), rows(item, self._arrays)
-        if self._check.buckets:
-            lengths = [self._lengths.pop(int(index)) for index in item.indices]
-            values[LENGTH] = np.array(lengths, np.int32)
-        self._meter.add(item.report, good)
+        values, reasons = rows(item, self._arrays), flaws(item)
+        for name, field in self._check.ragged.fields.items():
+            lengths = [self._lengths[int(index)][name] for index in item.indices]
+            values[field] = np.array(lengths, np.int32)
+        good = np.array([reason is None for reason in reasons], bool)
+        self._meter.add(item.returned.report, good)
         self._blocks.done(item.indices[good], {n: value[good] for n, value in values.items()})
         refused = None
-        for row in np.flatnonzero(~good):
-            value = item.report.value[row]
-            reason = (
-                "its attributions are not finite."
-                if np.isfinite(value)
-                else f"the function's value is not finite: {value}."
-            )
-            refused = Refused(int(item.indices[row]), reason)
-            own = {name: value[row : row + 1] for name, value in values.items()}
-            self._blocks.failed(refused.number, reason, own)
+        for row, number, reason in zip(
+            range(len(good)), item.indices.tolist(), reasons, strict=True
+        ):
+            self._lengths.pop(number, None)
+            flaw = self._flaws.pop(number, None)  # which is the reason, if there is one
+            if reason is not None:
+                refused = Refused(number, flaw or reason)
+                own = {name: value[row : row + 1] for name, value in values.items()}
+                self._blocks.failed(number, refused.reason, own)
         return refused
 
     def _measure_stream(self) -> None:
-        """Now that the source has ended, its length is known."""
+        """Writes down the length of a source that has ended."""
         if self._store.attributes["length"] is None:
             self._store.resize(self._seen)
             self._store.note(length=self._seen)
 
     def _leave(self, number: signal.Signals) -> None:
-        """After a signal: says what is to be said, and does what the signal asks for."""
+        """Says, after a signal, what is to be said, and does what the signal asks for."""
         message = f"{self._meter}. They are in {self._store.out}: the same call goes on from there."
         if number == signal.SIGINT:
             raise KeyboardInterrupt(message)

@@ -30,7 +30,7 @@ class Share(NamedTuple):
     begun: dict[int, dict[str, NDArray[Any]]]
 
     def wants(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these examples are to be done."""
+        """Tells which of these examples are to be done."""
         wanted = np.ones(len(numbers), bool)
         known = numbers < len(self.status)
         wanted[known] = self.status[numbers[known]] == PENDING
@@ -38,7 +38,7 @@ class Share(NamedTuple):
 
 
 def share_of(store: Store) -> Share:
-    """This process's share. All processes have to ask before one begins to write.
+    """Finds this process's share. All processes have to ask before one begins to write.
 
     What is in the store is read, since a file may be damaged. What has been, is to be done again.
     """

@@ -39,7 +39,7 @@ class Store:
 
     @property
     def fields(self) -> dict[str, Field]:
-        """Of all its arrays."""
+        """Returns those of all its arrays."""
         return {
             name: Field(tuple(array.shape[1:]), array.dtype.numpy_dtype)
             for name, array in self._arrays.items()
@@ -54,7 +54,7 @@ class Store:
                 self._arrays[name] = resized.result()
 
     def empty_block(self, number: int) -> dict[str, NDArray[Any]]:
-        """A block in which nothing is done. Where the length is not known yet, it makes room."""
+        """Returns a block in which nothing is done. Where no length is known yet, it makes room."""
         if self.attributes["length"] is None and self.length < (number + 1) * self.block:
             self.resize((number + 1) * self.block)
         rows = self._rows(number)
@@ -62,7 +62,7 @@ class Store:
         return {name: empty(count, field) for name, field in self.fields.items()}
 
     def whole(self, name: str) -> NDArray[Any]:
-        """One of the arrays; where it has not been written, or is damaged, as if it were empty."""
+        """Reads one of the arrays; where nothing is written, or it is damaged, it is empty."""
         array, field = self._arrays[name], self.fields[name]
         rows = [self._rows(number) for number in range(-(-self.length // self.block))]
         reads = [array[r].read() for r in rows]
@@ -73,7 +73,7 @@ class Store:
         return np.concatenate([empty(0, field), *parts])
 
     def read(self, number: int) -> dict[str, NDArray[Any]] | None:
-        """The block of that number, or None if it is damaged."""
+        """Reads the block of that number; None if it is damaged."""
         rows = self._rows(number)
         reads = {name: array[rows].read() for name, array in self._arrays.items()}
         found = {name: _found(read) for name, read in reads.items()}
@@ -109,7 +109,7 @@ class Store:
 
 
 def _found(read: Any) -> NDArray[Any] | None:
-    """What has been read, or None if it has never been written, or is damaged."""
+    """Returns what has been read; None if it has never been written, or is damaged."""
     try:
         return np.array(read.result())
     except ValueError as error:

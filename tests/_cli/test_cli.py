@@ -19,11 +19,11 @@ import igjax
 from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, main
 from igjax.dataset import _creation, _format, _progress, _store, attribute_dataset
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 XS = np.linspace(-1, 2, 60, dtype=np.float32).reshape(20, 3)
 SCALES = np.linspace(1, 2, 20, dtype=np.float32)
 RULE = igjax.quadrature.gregory(16)
-FAST = ("--batch-size", "64", "--nodes", "16")  # to compile
+FAST = ("--batch-size", "4", "--nodes", "16")  # to compile
 
 # What users may have in my_module.
 
@@ -46,6 +46,13 @@ def vector(x):
 
 def rugged(x):
     raise RuntimeError("too rugged\nto stand on")
+
+
+attribution = igjax.integrated_grad(score, rule=RULE, has_report=True)
+
+
+def slopes(x):
+    return {"slopes": jax.grad(score)(x)}
 
 
 def quadratic(baseline, x, alpha):
@@ -165,6 +172,7 @@ def test_attributes_data_of_every_kind(kind, run):
     np.testing.assert_allclose(stored(), expected(score, XS), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("kind", TWO)
 def test_several_arrays_are_several_arguments(kind, run):
     save, data = TWO[kind]
@@ -199,9 +207,10 @@ def test_a_tolerance_is_what_is_asked_for(run):
     words = ["--rtol", "0.001", "--atol", "1e-5", "--max-evals", "80"]
     code, _, _ = attribute(run, *words, fast=())
     assert code == 0
-    assert settings()["rule"] == {"rtol": 0.001, "atol": 1e-5, "max_evals": 80}
     rule = igjax.quadrature.to_tolerance(0.001, 1e-5, 80)
     np.testing.assert_allclose(stored(), expected(score, XS, rule=rule), rtol=1e-4, atol=1e-6)
+    _, report = expected(score, XS, rule=rule, has_report=True)
+    np.testing.assert_array_equal(stored("num_evals"), report.num_evals)
 
 
 def test_a_fixed_rule_is_gregorys(run):
@@ -235,7 +244,7 @@ def test_a_path_is_a_name(run):
     np.testing.assert_allclose(stored(), found, rtol=1e-4, atol=1e-6)
     code, _, err = attribute(run)
     assert code == 2
-    assert "another path" in err
+    assert "another attribution: of another function, or by another rule, path" in err
 
 
 def test_only_the_fields_asked_for_are_stored(run):
@@ -251,6 +260,18 @@ def test_buckets_take_inputs_of_different_length(run):
     assert code == 0, err
     np.testing.assert_array_equal(stored("length"), [2, 5, 3])
     assert settings()["buckets"] == [3, 6]
+
+
+def test_an_attribution_is_called_as_it_is(run):
+    code, _, err = attribute(run, function="attribution", fast=())
+    assert code == 0, err
+    np.testing.assert_allclose(stored(), expected(score, XS), rtol=1e-4, atol=1e-6)
+    assert settings()["attribution"]["name"] == "integrated_grad(score)"
+    code, out, err = attribute(run, "--as-is", function="slopes", fast=(), out="b.zarr")
+    assert code == 0, err
+    assert "gradients" not in out
+    found = stored("attributions.slopes", "b.zarr")
+    np.testing.assert_allclose(found, jax.vmap(jax.grad(score))(XS), rtol=1e-5)
 
 
 def save_flawed():
@@ -299,6 +320,14 @@ BAD = {
     "no nodes": (["--nodes", "0"], "at least 1"),
     "a baseline in need of settings": (["--baseline", "blurred"], "a number, zeros or module:name"),
     "a baseline that nobody knows": (["--baseline", "black"], "a number, zeros or module:name"),
+    "a rule beside an attribution": (
+        ["my_module:attribution", "--max-evals", "9"],
+        "my_module:attribution is an attribution, and has a method of its own: --max-evals is for",
+    ),
+    "a baseline beside an attribution": (
+        ["my_module:slopes", "--as-is", "--baseline", "zeros"],
+        "--baseline is for a function to be attributed",
+    ),
     "a path that is none": (["--path", "my_module:XS"], "path must be a function"),
     "no batch": (["--batch-size", "0"], "auto or a number of at least 1"),
     "a batch in words": (["--batch-size", "many"], "auto or a number of at least 1"),
@@ -507,7 +536,8 @@ def flawed_store(tmp_path_factory):
     flawed[5] = np.ones(4, np.float32)
     out = tmp_path_factory.mktemp("stores") / "flawed.zarr"
     rule = igjax.quadrature.to_tolerance()
-    attribute_dataset(score, flawed, out=out, rule=rule, batch_size=64, progress=False)
+    tolerant = igjax.integrated_grad(score, rule=rule, has_report=True)
+    attribute_dataset(tolerant, flawed, out=out, batch_size=4, progress=False)
     return out
 
 
@@ -522,8 +552,8 @@ def test_inspect_tells_numbers(run, flawed_store):
     done = stored("status", flawed_store) == 1
     assert facts["progress"] == {"examples": 20, "done": 18, "failed": 2, "pending": 0}
     assert facts["versions"]["igjax"] == igjax.__version__
-    assert facts["settings"]["rule"] == {"rtol": 0.01, "atol": 0.0, "max_evals": 528}
-    assert facts["settings"]["batch_size"] == 64
+    assert facts["fingerprints"]["attribution"]["name"] == "integrated_grad(score)"
+    assert facts["settings"]["batch_size"] == 4
     assert facts["converged"] == 1.0
     error = stored("error", flawed_store)[done].astype(np.float64)
     found = facts["distributions"]["error"]
@@ -553,7 +583,14 @@ def test_inspect_shows_tables(run, flawed_store, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     code, out, err = run("inspect", flawed_store, "--failures", "1")
     assert (code, err) == (0, "")
-    for part in ("rtol 0.01", "batch_size", "pending", "95%", "failures, 1 of 2", "not finite."):
+    for part in (
+        "name integrated_grad(score)",
+        "batch_size",
+        "pending",
+        "95%",
+        "failures, 1 of 2",
+        "not finite.",
+    ):
         assert part in out
 
 
@@ -564,7 +601,7 @@ def test_reasons_are_shown_as_they_are(run, monkeypatch):
                 raise ValueError("[bold]ä" + 300 * "ö")
             return super().__getitem__(index)
 
-    attribute_dataset(score, Odd(XS), out="attr.zarr", rule=RULE, progress=False)
+    attribute_dataset(attribution, Odd(XS), out="attr.zarr", progress=False)
     monkeypatch.setenv("COLUMNS", "300")
     assert "ValueError: [bold]äö" in run("inspect", "attr.zarr")[1]
     (failure,) = facts_of(run, "attr.zarr")["failures"]
@@ -592,6 +629,18 @@ def test_inspect_of_few_fields(run):
     assert run("inspect", "b.zarr")[0] == 0
 
 
+def test_inspect_of_several_outputs(run):
+    both = igjax.integrated_jacobian(
+        lambda x: {"sum": score(x), "all": jnp.sin(x)}, rule=RULE, has_report=True
+    )
+    attribute_dataset(both, XS, out="attr.zarr", batch_size=4, progress=False)
+    found = facts_of(run, "attr.zarr")["distributions"]
+    gap = "relative_completeness_gap"
+    assert list(found) == ["error.all", f"{gap}.all", "error.sum", f"{gap}.sum", "num_evals"]
+    assert found["error.sum"]["max"] == pytest.approx(stored("error.sum").max())
+    assert run("inspect", "attr.zarr")[0] == 0
+
+
 def test_inspect_of_a_run_that_is_not_done(run):
     assert attribute(run, data="my_module:Interrupted")[0] == 130
     progress = facts_of(run, "attr.zarr")["progress"]
@@ -606,7 +655,7 @@ def test_inspect_of_a_stream_that_is_not_done(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attribute_dataset(score, stream(), out="attr.zarr", rule=RULE, progress=False)
+        attribute_dataset(attribution, stream(), out="attr.zarr", batch_size=4, progress=False)
     progress = facts_of(run, "attr.zarr")["progress"]
     assert (progress["examples"], progress["pending"]) == (None, None)
     assert "not known" in run("inspect", "attr.zarr")[1]

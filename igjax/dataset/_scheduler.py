@@ -1,10 +1,11 @@
 """Continuous batching: examples come in as others are done, and every program runs full.
 
-Examples need different numbers of steps. Each goes through its first one together with those that
-came with it. What is not done then waits for a place in a group of examples that go on together;
-when one is done, another takes its place. There are two groups. While one is looked at, and results
-and new examples pass between host and device, the other one runs. The last chunks of a group are
-left out if they have no example; when no more come, those that are left move to the first ones.
+Examples need different numbers of steps. Each is begun together with those that came with it; if
+it has no steps, that is all. What is not done then waits for a place in a group of examples that go
+on together; when one is done, another takes its place. There are two groups. While one is looked
+at, and results and new examples pass between host and device, the other one runs. The last chunks
+of a group are left out if they have no example; when no more come, those that are left move to the
+first ones.
 """
 
 import collections
@@ -15,12 +16,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax._report import Report
 from igjax.dataset._batches import Batch, ReadAhead
-from igjax.dataset._examples import Refused, Shape
-from igjax.dataset._programs import Programs, Tile
-
-Tree = Any
+from igjax.dataset._check import Shape
+from igjax.dataset._compiler import Tile
+from igjax.dataset._programs import Programs
+from igjax.dataset._source import Refused
+from igjax.dataset._stages import Returned, as_returned
 
 GROUPS = 2
 # Tiles that there are at a time. Of work: each group's before and after a step, and as many that
@@ -35,13 +36,11 @@ class Results(NamedTuple):
 
     Attributes:
       indices: which examples they are.
-      attributions: pytrees like the input.
-      report: their reports.
+      returned: what the attribution returned for them.
     """
 
     indices: NDArray[np.int64]
-    attributions: Tree
-    report: Report
+    returned: Returned
 
 
 class Tally:
@@ -60,7 +59,7 @@ class Tally:
 
     @property
     def utilization(self) -> float:
-        """The share of the places that had one."""
+        """Returns the share of the places that had one."""
         return self.used / self.places if self.places else 1.0
 
 
@@ -81,12 +80,12 @@ class _Group:
         done = np.asarray(self.flags).ravel() & self.busy
         self.flags = np.zeros_like(done)  # what comes to these places is not done
         if done.any():
-            yield _Promised(self.indices[done], np.flatnonzero(done), programs.finish(self.work))
+            yield _Promised(self.indices[done], np.flatnonzero(done), programs.result(self.work))
             self.indices = np.where(done, _NOBODY, self.indices)
 
     @property
     def busy(self) -> NDArray[np.bool_]:
-        """Which places have an example."""
+        """Tells which places have an example."""
         return self.indices != _NOBODY
 
 
@@ -101,7 +100,7 @@ class _Promised:
     def results(self) -> Results:
         """Waits for them."""
         host = jax.tree.map(self._own, self._results)
-        return Results(self._indices, *host)
+        return Results(self._indices, as_returned(host))
 
     def _own(self, leaf: jax.Array) -> NDArray[Any]:
         return np.asarray(leaf).reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])[self._rows]
@@ -120,22 +119,22 @@ class _Lane:
         return _Group(np.full(size, _NOBODY), None, np.zeros(size, bool))
 
     def begin(self, batch: Batch) -> None:
-        """Takes the first step of new examples."""
+        """Begins new examples."""
         chunks = self._tally.add(batch.indices != _NOBODY, self._tile)
-        self.begun.append(_Group(batch.indices, *self._programs.begin(chunks, batch.args)))
+        self.begun.append(_Group(batch.indices, *self._programs.begin(chunks, batch.given)))
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Tells whether there is nothing to do."""
         return not self.begun and not any(group.busy.any() for group in self._groups)
 
     @property
     def supplied(self) -> bool:
-        """Whether there are examples for all places that get free soon."""
+        """Tells whether there are examples for all places that get free soon."""
         return len(self.begun) >= GROUPS
 
     def turn(self, *, ended: bool) -> Iterator[_Promised]:
-        """One step of each group; what is done is given back.
+        """Takes one step of each group, and yields what is done.
 
         A group that is not full waits for more examples, unless there are none: the last ones have
         come, or those that have are on other devices.
@@ -150,7 +149,7 @@ class _Lane:
                 group.work, group.flags = self._programs.step(chunks, group.work)
 
     def _scattered(self, group: _Group) -> bool:
-        """Whether the examples of ``group`` are in more chunks than they need."""
+        """Tells whether the examples of ``group`` are in more chunks than they need."""
         devices = range(self._programs.devices)
         most = max(np.count_nonzero(group.busy[self._own(device)]) for device in devices)
         per_chunk = self._tile.examples // len(devices)
@@ -206,7 +205,7 @@ def attributed(
     programs_of: Callable[[Batch], Programs],
     tally: Tally,
 ) -> Iterator[Results | Refused]:
-    """The results of all examples, as they come, and the examples that are refused.
+    """Yields the results of all examples, as they come, and the examples that are refused.
 
     Args:
       reader: of batches and of what is refused.

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import zarr
+from closeness import assert_close
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 300  # seconds, until a process that does not get anywhere fails the test
 
 
@@ -136,6 +138,20 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     for name, array in expected.items():
         assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
         assert found[name].tobytes() == array.tobytes(), name
+
+
+def assert_same_by_others(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Asserts that all bits are equal, where the number of processes does not change them.
+
+    In one of several processes JAX 0.8 makes a program that rounds otherwise than one that is alone
+    (seen on an AMD processor).
+    """
+    if jax.__version_info__ >= (0, 9):
+        assert_same(found, expected)
+        return
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():  # gaps and errors are differences of values
+        assert_close(found[name], array, size=float(np.abs(expected["value"]).max()))
 
 
 @pytest.mark.parametrize(
@@ -286,6 +302,7 @@ def test_a_folder_that_cannot_be_written_likewise(begin, undisturbed):
     assert_same(run.contents(), undisturbed(400))
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_share_the_work(begin, undisturbed, count):
     length = 200 * count
@@ -294,7 +311,7 @@ def test_processes_share_the_work(begin, undisturbed, count):
     reads = [run.reads(process) for process in range(count)]
     assert sorted(itertools.chain(*reads)) == list(range(length))
     assert min(map(len, reads)) > 180
-    assert_same(run.contents(), undisturbed(length))
+    assert_same_by_others(run.contents(), undisturbed(length))
 
 
 @pytest.mark.parametrize(("count", "then"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
@@ -313,7 +330,7 @@ def test_the_others_finish_when_one_is_killed(begin, undisturbed, count, then):
     again = [run.start()] if then == 1 else run.start_together(then)
     run.finish(*again)
     assert sorted(itertools.chain(*(run.reads(-1 - i) for i in range(then)))) == sorted(left)
-    assert_same(run.contents(), undisturbed(length))
+    assert_same_by_others(run.contents(), undisturbed(length))
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import logging
 import pathlib
@@ -18,10 +19,13 @@ from jax.sharding import PartitionSpec as P
 
 import igjax
 from igjax import baselines, paths
-from igjax.dataset import FIELDS, attribute_dataset
+from igjax.dataset import FIELDS, _attribute, attribute_dataset
+from igjax.dataset._check import Given
+from igjax.dataset._compiler import Compiler, Tile
 from igjax.dataset._fingerprint import of_function
 from igjax.dataset._method import Method
-from igjax.dataset._programs import Compiler, Programs
+from igjax.dataset._programs import Programs
+from igjax.dataset._tuning import Trial, Tuning
 from igjax.quadrature import gauss_legendre, gregory, to_tolerance
 
 RNG = np.random.default_rng(0)
@@ -44,9 +48,26 @@ def total(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.tanh(x @ W1))
 
 
+# Several chunks in a program, although there are few examples, and however fast the machine.
+TUNING = Tuning(long=1e6, few=0)
+METHOD = ("argnums", "rule", "baseline", "path", "multiply_by_inputs", "nodes_at_once")
+
+
 def run(fun: Callable[..., Any], source: Any, out: Any, **settings: Any) -> Any:
-    settings = {"progress": False, "batch_size": 32, "mesh": ONE} | settings
-    return attribute_dataset(fun, source, out=out, **settings)
+    """Attributes by the integrated gradients of a function, to a tolerance."""
+    method = {name: settings.pop(name) for name in METHOD if name in settings}
+    return run_any(attribution_of(fun, **method), source, out, **settings)
+
+
+def attribution_of(fun: Callable[..., Any], nodes_at_once: int | None = None, **method: Any) -> Any:
+    method = {"rule": to_tolerance(), "has_report": True} | method
+    return igjax.integrated_grad(fun, batch_size=nodes_at_once, **method)
+
+
+def run_any(attribution: Callable[..., Any], source: Any, out: Any, **settings: Any) -> Any:
+    settings = {"progress": False, "batch_size": 2, "mesh": ONE} | settings
+    rest = {"resume": True, "fields": None, "buckets": (), "ragged": None, "on_error": "record"}
+    return _attribute.run(attribution, source, out=out, **{"tuning": TUNING} | rest | settings)
 
 
 def read(out: Any) -> dict[str, np.ndarray]:
@@ -79,20 +100,26 @@ def assert_like(out: Any, attributions: Any, report: Any) -> None:
     assert np.max(np.abs(found["attributions"] - attributions) / sizes) < 2e-6
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 16, 64, 100])
-def test_it_is_integrated_grad_of_each_example(tmp_path: pathlib.Path, batch_size: int) -> None:
-    summary = run(score, (XS, LABELS), tmp_path, rule=RULE, batch_size=batch_size)
+@pytest.mark.versions
+@pytest.mark.parametrize(("nodes", "batch_size"), [(1, 1), (8, 1), (16, 1), (16, 4), (None, 6)])
+def test_it_is_integrated_grad_of_each_example(
+    tmp_path: pathlib.Path, nodes: int | None, batch_size: int
+) -> None:
+    summary = run(
+        score, (XS, LABELS), tmp_path, rule=RULE, batch_size=batch_size, nodes_at_once=nodes
+    )
     # The pilot, and with it the number of gradients, depends on the nodes at once.
-    attributions, report = expected(score, XS, LABELS, rule=RULE, batch_size=min(batch_size, 16))
+    attributions, report = expected(score, XS, LABELS, rule=RULE, batch_size=nodes)
     assert_like(tmp_path, attributions, report)
     assert len(set(np.asarray(report.num_evals).tolist())) > 2
     assert summary.num_evals == np.sum(report.num_evals)
     assert (summary.examples, summary.done, summary.failed, summary.new) == (150, 150, 0, 150)
 
 
-@pytest.mark.parametrize("batch_size", [10, 64, 200])
-def test_fixed_rules(tmp_path: pathlib.Path, batch_size: int) -> None:
-    run(score, (XS, LABELS), tmp_path, rule=gregory(64), batch_size=batch_size)
+@pytest.mark.parametrize(("nodes", "batch_size"), [(10, 1), (None, 1), (None, 3), (64, 3)])
+def test_fixed_rules(tmp_path: pathlib.Path, nodes: int | None, batch_size: int) -> None:
+    rule = {"rule": gregory(64), "nodes_at_once": nodes}
+    run(score, (XS, LABELS), tmp_path, batch_size=batch_size, **rule)
     assert_like(tmp_path, *expected(score, XS, LABELS, rule=gregory(64)))
 
 
@@ -126,6 +153,7 @@ def test_on_one_device_as_on_eight(tmp_path: pathlib.Path) -> None:
             np.testing.assert_allclose(eight[name], single[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.versions
 def test_a_model_that_is_sharded(tmp_path: pathlib.Path) -> None:
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     inner = jax.device_put(W1, NamedSharding(mesh, P(None, "model")))
@@ -415,17 +443,38 @@ def test_what_is_done_is_not_done_again(
 
 
 OTHERS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-    "function": ("another function", lambda: {"fun": lambda x, label: 2.0 * score(x, label)}),
-    "parameters": ("other parameters", lambda: {"fun": scaled(1.0 + 1e-7)}),
-    "rule": ("another rule", lambda: {"rule": to_tolerance(0.02)}),
-    "fixed rule": ("another rule", lambda: {"rule": gregory(16)}),
-    "baseline": ("another path or baseline", lambda: {"baseline": baselines.constant(0.1)}),
-    "path": ("another path", lambda: {"path": lambda b, x, alpha: b + alpha**2 * (x - b)}),
-    "products": ("another multiply_by_inputs", lambda: {"multiply_by_inputs": False}),
+    "name": ("another attribution ", lambda: {"fun": total_of_both}),
+    "function": ("of another function", lambda: {"fun": named_score(lambda y: 2.0 * y)}),
+    "parameters": ("with other parameters", lambda: {"fun": scaled(1.0 + 1e-7)}),
+    "tolerance": ("another attribution", lambda: {"rule": to_tolerance(0.02)}),
+    "fixed rule": ("by another rule", lambda: {"rule": gregory(16)}),
+    "baseline": ("another attribution", lambda: {"baseline": baselines.constant(0.1)}),
+    "path": ("or by another rule, path", lambda: {"path": lambda b, x, a: b + a**2 * (x - b)}),
+    "products": ("another attribution", lambda: {"multiply_by_inputs": False}),
     "fields": ("other fields", lambda: {"fields": ("value",)}),
+    "buckets": ("other buckets", lambda: {"buckets": (6, 7), "fun": masked_score}),
     "data": ("other data", lambda: {"source": (XS + (np.arange(150) == 77)[:, None], LABELS)}),
+    "shape": ("of other shapes", lambda: {"source": (XS[:, :5], LABELS), "fun": total_of_few}),
     "length": ("other data", lambda: {"source": (XS[:140], LABELS[:140])}),
 }
+
+
+def total_of_both(x: jax.Array, label: jax.Array) -> jax.Array:
+    return total(x) * label.astype(x.dtype)
+
+
+def total_of_few(x: jax.Array, label: jax.Array) -> jax.Array:
+    return jnp.sum(x) * label.astype(x.dtype)
+
+
+def named_score(change: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    changed = lambda x, label: change(score(x, label))
+    changed.__name__ = "score"
+    return changed
+
+
+def masked_score(x: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    return score(jnp.where(mask, x, 0.0)[:6], label)
 
 
 def scaled(factor: float) -> Callable[..., jax.Array]:
@@ -438,6 +487,8 @@ def test_a_store_of_something_else_is_refused(tmp_path: pathlib.Path, other: str
     settings: dict[str, Any] = {"fun": score, "source": (XS, LABELS), "out": tmp_path}
     if other == "parameters":
         settings["fun"] = scaled(1.0)
+    if other == "buckets":
+        settings |= {"fun": masked_score, "buckets": (6, 8)}
     run(**settings)
     before = read(tmp_path)
     message, change = OTHERS[other]
@@ -453,13 +504,14 @@ def test_resume_false(tmp_path: pathlib.Path) -> None:
         run(total, XS, tmp_path / "new", resume=False)
 
 
+@pytest.mark.versions
 def test_zarr_and_xarray_read_it(tmp_path: pathlib.Path) -> None:
     run(score, (XS, LABELS), tmp_path)
     group = zarr.open_group(tmp_path, mode="r")
     assert group.metadata.zarr_format == 3
-    assert group.attrs["rule"] == {"rtol": 0.01, "atol": 0.0, "max_evals": 528}
+    assert group.attrs["attribution"]["name"] == "integrated_grad(score)"  # type: ignore[index,call-overload]
     assert group.attrs["versions"]["jax"] == jax.__version__
-    assert {"function", "data", "batch_size", "length", "device"} <= group.attrs.keys()
+    assert {"data", "batch_size", "length", "device"} <= group.attrs.keys()
     array = group["attributions"]
     assert isinstance(array, zarr.Array)
     codecs = [type(codec).__name__ for codec in array.metadata.codecs]  # type: ignore[union-attr]
@@ -478,25 +530,31 @@ def test_fields(tmp_path: pathlib.Path) -> None:
 def test_batch_size_auto_is_chosen_once(tmp_path: pathlib.Path) -> None:
     run(total, XS, tmp_path, batch_size="auto")
     chosen = zarr.open_group(tmp_path, mode="r").attrs["batch_size"]
-    assert isinstance(chosen, int) and chosen >= 16
+    assert isinstance(chosen, int) and chosen >= 1
     run(total, XS, tmp_path, batch_size="auto")
     assert zarr.open_group(tmp_path, mode="r").attrs["batch_size"] == chosen
 
 
-def test_programs_run_full_and_are_compiled_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled = []
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What has been compiled since."""
+    calls = list[Any]()
     original = Compiler.compile
 
     def counted(self: Compiler, *args: Any, **kwargs: Any) -> Any:
-        compiled.append(args)
+        calls.append(args)
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Compiler, "compile", counted)
+    return calls
+
+
+def test_programs_run_full_and_are_compiled_once(
+    tmp_path: pathlib.Path, compiled: list[Any]
+) -> None:
     xs = RNG.normal(size=(600, 6)).astype(np.float32)
     labels = (np.arange(600) % 3).astype(np.int32)
-    summary = run(score, (xs, labels), tmp_path, rule=RULE, batch_size=64)
+    summary = run(score, (xs, labels), tmp_path, rule=RULE, batch_size=4)
     # To begin with a chunk, to see how long it takes; to begin, to finish, to go on, to admit.
     assert len(compiled) == 5
     assert summary.utilization > 0.95
@@ -510,7 +568,7 @@ def test_steps_are_taken_of_given_examples_only(
     original = Programs.step
 
     def looked_at(self: Programs, chunks: int, work: Any) -> Any:
-        _, labels = work.args
+        (_, labels), _ = work.given
         steps.append(bool(np.all(np.asarray(labels)[:chunks])))
         return original(self, chunks, work)
 
@@ -523,13 +581,45 @@ def test_steps_are_taken_of_given_examples_only(
     assert all(steps)
 
 
-def test_less_memory_than_the_nodes_of_an_example_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = method_of(lambda x: jnp.sum(jnp.tanh(x @ jnp.ones((6, 5_000)))), gregory(64))
-    assert method.fastest((XS[0],), 100) >= 64
-    needed = method.programs((XS[0],), 64).memory
-    monkeypatch.setattr(Compiler, "free_memory", lambda _: needed.step)  # half of it may be used
-    assert method.fastest((XS[0],), 100) < 64
-    assert method.programs((XS[0],), 16).memory.step < needed.step
+def trial_of(attribution: Callable[..., Any], given: Given, length: int) -> tuple[Trial, Any]:
+    """Also what makes the programs for a number of examples at once."""
+    method = Method(attribution, Compiler(ONE))
+    programs = functools.partial(method.programs, given)
+    return Trial(programs, given, method.compiler, 1, length, TUNING), programs
+
+
+def test_no_more_at_once_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = attribution_of(lambda x: jnp.sum(jnp.tanh(x @ jnp.ones((6, 5_000)))), rule=gregory(64))
+    monkeypatch.setattr(Programs, "compiling", 0.0)  # so that it always pays
+    monkeypatch.setattr("igjax.dataset._tuning._BETTER", 1e6)
+    trial, programs = trial_of(wide, ((XS[0],), {}), 300)
+    assert trial.fastest() == 16
+    needed = programs(Tile(1, 4)).memory
+    free = 2 * (needed.step + 30 * (needed.work + needed.args))  # half of it may be used
+    monkeypatch.setattr(Compiler, "free_memory", lambda _: free)
+    assert trial.fastest() == 4
+    assert 1 <= trial.chunks(4) <= 30 / 6
+
+
+def test_small_jobs_try_no_batch_sizes(tmp_path: pathlib.Path, compiled: list[Any]) -> None:
+    run(total, XS[:50], tmp_path, batch_size="auto", rule=gregory(8), tuning=Tuning())
+    assert len(compiled) == 2  # to begin, which is all, and for the result
+
+
+def test_sizes_are_not_tried_where_that_costs_more_than_it_may_gain(
+    tmp_path: pathlib.Path, compiled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xs, tuning = np.tile(XS, (4, 1)), Tuning(few=10**6)
+    monkeypatch.setattr(Programs, "compiling", 1e3)  # seconds, as of a large network
+    run(total, xs, tmp_path, batch_size="auto", rule=gregory(8), tuning=tuning)
+    assert len(compiled) == 2
+    assert zarr.open_group(tmp_path, mode="r").attrs["batch_size"] == 1
+
+
+def test_large_jobs_try_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Programs, "compiling", 1e-9)
+    trial, _ = trial_of(attribution_of(total, rule=gregory(8)), ((XS[0],), {}), 100_000)
+    assert trial.fastest() >= 16
 
 
 def test_arrays_of_nothing(tmp_path: pathlib.Path) -> None:
@@ -539,17 +629,10 @@ def test_arrays_of_nothing(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path)["attributions.b"].shape == (len(XS), 0)
 
 
-def method_of(fun: Callable[..., Any], rule: Any) -> Method:
-    settings = igjax.integrated.Settings(
-        baselines.zeros, paths.straight_line, rule, True, None, True, None
-    )
-    return Method(fun, settings, Compiler(ONE))
-
-
 def test_parameters_are_arguments_of_the_programs() -> None:
     weights = jnp.asarray(RNG.normal(size=(6, 50_000)), jnp.float32)
-    method = method_of(lambda x: jnp.sum(jnp.tanh(x @ weights)), RULE)
-    program = method.programs((XS[0],), 16).program("begin").compiled
+    method = Method(attribution_of(lambda x: jnp.sum(jnp.tanh(x @ weights))), Compiler(ONE))
+    program = method.programs(((XS[0],), {}), Tile(1, 1)).program("begin").compiled
     assert program.memory_analysis().argument_size_in_bytes > weights.nbytes
     assert len(program.as_text()) < 1_000_000
 
@@ -567,8 +650,10 @@ def test_a_fingerprint_is_of_what_is_computed() -> None:
     for other in (one_bit, swapped):
         weights = jnp.asarray(other)
         fun = lambda x, weights=weights: jnp.sum(x @ weights)
-        assert of_function(fun, x) != same
+        assert of_function(fun, x)["constants"] != same["constants"]
+        assert of_function(fun, x)["equations"] == same["equations"]
         assert of_function(jax.jit(fun), x) != jitted
+    assert of_function(lambda x: jnp.sum(x @ W1) + 1, x)["equations"] != same["equations"]
 
 
 def test_a_thread_that_is_not_the_main_one(tmp_path: pathlib.Path) -> None:
@@ -654,6 +739,11 @@ def test_bad_input(tmp_path: pathlib.Path, bad: str) -> None:
     with pytest.raises(error, match=message):
         run(**settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_function(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(TypeError, match="attribute_dataset takes a function"):
+        attribute_dataset(3, XS, out=tmp_path)  # type: ignore[arg-type]
 
 
 def test_something_else_in_its_place(tmp_path: pathlib.Path) -> None:

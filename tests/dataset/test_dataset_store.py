@@ -17,6 +17,7 @@ import xarray
 import zarr
 from jax.sharding import Mesh
 
+import igjax
 from igjax.dataset import _creation, attribute_dataset
 from igjax.quadrature import gauss_legendre
 
@@ -30,9 +31,12 @@ def squares(x: Any) -> jax.Array:
     return jnp.sum(jnp.asarray([jnp.sum(leaf**2) for leaf in jax.tree.leaves(x)]))
 
 
+ATTRIBUTION = igjax.integrated_grad(squares, rule=gauss_legendre(2), has_report=True)
+
+
 def run(out: Any, xs: Any = XS, **settings: Any) -> Any:
-    fixed = {"rule": gauss_legendre(2), "batch_size": 8, "mesh": ONE, "progress": False}
-    return attribute_dataset(squares, xs, out=out, **fixed | settings)
+    fixed = {"batch_size": 4, "mesh": ONE, "progress": False}
+    return attribute_dataset(ATTRIBUTION, xs, out=out, **fixed | settings)
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes | str | None]:
@@ -285,11 +289,11 @@ def test_of_two_runs_that_begin_at_once_one_goes_on_with_the_others(
     def meanwhile(out: str) -> None:
         original(out)
         monkeypatch.undo()
-        run(out, batch_size=4)
+        run(out, batch_size=2)
 
     monkeypatch.setattr(_creation, "check_empty", meanwhile)
     assert run(tmp_path / "a").new == 0
-    assert json.loads((tmp_path / "a" / "zarr.json").read_text())["attributes"]["batch_size"] == 4
+    assert json.loads((tmp_path / "a" / "zarr.json").read_text())["attributes"]["batch_size"] == 2
     monkeypatch.setattr(_creation, "check_empty", meanwhile)
     with pytest.raises(FileExistsError, match="holds attributions already"):
         run(tmp_path / "b", resume=False)

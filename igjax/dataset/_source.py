@@ -1,33 +1,19 @@
 """Examples from whatever holds them: arrays, sequences, Grain's datasets, iterators.
 
-Arrays are read and checked many examples at a time, all else one by one.
+Arrays are read many examples at a time, all else one by one.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax._inputs import check_count
-
-Tree = Any
+from igjax._trees import Tree
 
 _TRIES = 100  # examples looked at for one that can be read
-
-
-class Shape(NamedTuple):
-    """What the examples of one program have in common. Two that are equal can share one.
-
-    Attributes:
-      structure: of the arguments.
-      leaves: shape and dtype of each array.
-    """
-
-    structure: Any
-    leaves: tuple[tuple[tuple[int, ...], str], ...]
 
 
 class Rows(NamedTuple):
@@ -41,23 +27,6 @@ class Rows(NamedTuple):
 
     numbers: NDArray[np.int64]
     args: Tree
-
-
-class Examples(NamedTuple):
-    """Some examples of one shape, ready to be attributed.
-
-    Attributes:
-      numbers: their places in the source.
-      shape: of the arguments of one of them.
-      args: the arguments of the function, pytrees of NumPy arrays with these examples along the
-        first axis. If the input has been padded, the last one is a mask of what has not.
-      length: of what has been padded, before it was; -1 if nothing was to be.
-    """
-
-    numbers: NDArray[np.int64]
-    shape: Shape
-    args: tuple[Tree, ...]
-    length: int
 
 
 class Refused(NamedTuple):
@@ -95,7 +64,7 @@ class Source(NamedTuple):
 
 
 def as_source(source: Any) -> Source:
-    """What ``attribute_dataset`` takes, as a source.
+    """Makes a source of what ``attribute_dataset`` takes.
 
     Raises:
       TypeError: if it is none of what that takes.
@@ -171,7 +140,7 @@ def _one_by_one(item: Callable[[int], Any]) -> Callable[..., Iterator[Rows | Ref
 def _of_length(
     length: int, take: Callable[[NDArray[np.int64]], Iterator[Rows | Refused]]
 ) -> Source:
-    """A source that gives any examples; ``take`` those of consecutive numbers."""
+    """Makes a source that gives any examples; ``take`` those of consecutive numbers."""
 
     def read(wanted: Wanted, at_once: int) -> Iterator[Rows | Refused]:
         for start in range(0, length, at_once):
@@ -204,7 +173,7 @@ def _of_stream(iterator: Iterator[Any]) -> Source:
 
 
 def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
-    """What an iterator gives or raises, with its place."""
+    """Yields what an iterator gives or raises, with its place."""
     failed: list[Refused] = []  # not to be believed until something comes after it
     for number in itertools.count():
         try:
@@ -234,116 +203,10 @@ def _refused(number: int, error: Exception) -> Refused:
 
 
 def _first(items: Iterator[Rows | Refused]) -> Rows | None:
-    """The first example of a few that can be read."""
+    """Returns the first example of a few that can be read."""
     few = itertools.islice(items, _TRIES)
     return next((item for item in few if isinstance(item, Rows)), None)
 
 
 def _all(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.ones(len(numbers), bool)
-
-
-class Check:
-    """What examples must be like: like the first that can be read.
-
-    Args:
-      like: that one.
-      buckets: the lengths that the input is padded to, or none.
-
-    Raises:
-      TypeError: if ``like`` is not made of arrays, or a bucket is no integer.
-      ValueError: if there is no such example, or no input to pad.
-    """
-
-    def __init__(self, like: Rows | None, buckets: Sequence[int] = ()):
-        if like is None:
-            raise ValueError("source has no example, or none of the first that can be read.")
-        self.buckets = tuple(sorted(check_count("a bucket", b, least=1) for b in buckets))
-        args = _arrays(like.args)
-        self._like = jax.tree_util.tree_flatten_with_path(args)
-        if self.buckets:
-            if not all(leaf.ndim > 1 for leaf in jax.tree.leaves(args[0])):
-                raise ValueError("buckets are for an input with a first axis; here it is a number.")
-            args = _padded(
-                jax.tree.map(lambda leaf: leaf[:, :0], args[0]), args[1:], self.buckets[-1]
-            )
-        # The arguments of the largest of the examples, NumPy arrays.
-        self.like: tuple[Tree, ...] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), args)
-
-    def __call__(self, rows: Rows) -> Iterator[Examples | Refused]:
-        """These examples, ready to be attributed, or why some can't be."""
-        try:
-            given = _arrays(rows.args)
-            length = self._length(given)
-        except (TypeError, ValueError) as error:
-            yield from (Refused(number, str(error), error) for number in rows.numbers.tolist())
-            return
-        good = np.ones(len(rows.numbers), bool)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(given)[0]:
-            if path[0].idx == 0:
-                finite = np.isfinite(leaf).reshape(len(good), -1).all(axis=1)
-                for number in rows.numbers[good & ~finite].tolist():
-                    yield Refused(number, f"{_name(path)} is not finite.")
-                good &= finite
-        if good.any():
-            args = given if good.all() else jax.tree.map(lambda leaf: leaf[good], given)
-            if self.buckets:
-                bucket = next(bucket for bucket in self.buckets if bucket >= length)
-                args = _padded(args[0], args[1:], bucket)
-            leaves, structure = jax.tree.flatten(args)
-            shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
-            yield Examples(rows.numbers[good], shape, args, length)
-
-    def _length(self, args: tuple[Tree, ...]) -> int:
-        """That of examples which are to be padded, else -1. Raises if they are not like others."""
-        expected, structure = self._like
-        found: Any = jax.tree.structure(args)
-        if found != structure:
-            raise ValueError(f"it has the structure {found}, others have {structure}.")
-        lengths = set()
-        for (path, like), leaf in zip(expected, jax.tree.leaves(args), strict=True):
-            where, shape, own = _name(path), like.shape[1:], leaf.shape[1:]
-            ragged = bool(self.buckets) and path[0].idx == 0
-            if ragged:
-                lengths.update(own[:1])
-            of = slice(1, None) if ragged else slice(None)
-            if own[of] != shape[of] or len(own) != len(shape):
-                raise ValueError(f"{where} has shape {own}, others have {shape}.")
-            if leaf.dtype != like.dtype:
-                raise TypeError(f"{where} has dtype {leaf.dtype}, others have {like.dtype}.")
-        if not self.buckets:
-            return -1
-        if len(lengths) != 1:
-            raise ValueError(
-                "with buckets all arrays of argument 0 must have one length, that of their first "
-                f"axis; they have {sorted(lengths)}."
-            )
-        (length,) = lengths
-        if length > self.buckets[-1]:
-            raise ValueError(f"it has length {length}, the largest bucket {self.buckets[-1]}.")
-        return int(length)
-
-
-def _padded(x: Tree, rest: tuple[Tree, ...], bucket: int) -> tuple[Tree, ...]:
-    """The arguments, with zeros behind the input, and a mask of what is none of them."""
-    count, length = jax.tree.leaves(x)[0].shape[:2]
-
-    def pad(leaf: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.pad(leaf, [(0, 0), (0, bucket - length), *[(0, 0)] * (leaf.ndim - 2)])
-
-    return (jax.tree.map(pad, x), *rest, np.tile(np.arange(bucket) < length, (count, 1)))
-
-
-def _arrays(given: Tree) -> tuple[Tree, ...]:
-    args = given if isinstance(given, tuple) else (given,)
-    return jax.tree_util.tree_map_with_path(_of_numbers, args)
-
-
-def _of_numbers(path: Any, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if array.dtype == object or array.dtype.kind in "USMm":
-        raise TypeError(f"{_name(path)} is no array of numbers: its dtype is {array.dtype}.")
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-
-
-def _name(path: Any) -> str:
-    return f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}"

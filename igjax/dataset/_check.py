@@ -1,0 +1,144 @@
+"""What examples must be like, and what is made of them before they are attributed."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax._trees import Tree
+from igjax.dataset._ragged import Buckets, as_ragged
+from igjax.dataset._source import Refused, Rows
+
+Given = tuple[tuple[Tree, ...], dict[str, Tree]]  # arguments by position, and masks by keyword
+
+
+class Shape(NamedTuple):
+    """What the examples of one program have in common. Two that are equal can share one.
+
+    Attributes:
+      structure: of the arguments.
+      leaves: shape and dtype of each array.
+    """
+
+    structure: Any
+    leaves: tuple[tuple[tuple[int, ...], str], ...]
+
+
+class Examples(NamedTuple):
+    """Some examples of one shape, ready to be attributed.
+
+    Attributes:
+      numbers: their places in the source.
+      shape: of the arguments of one of them.
+      given: what to call the attribution with, NumPy arrays with these examples along the first
+        axis.
+      lengths: of what has been padded, before it was, by name.
+      flaws: what of an example is not finite, by its number.
+    """
+
+    numbers: NDArray[np.int64]
+    shape: Shape
+    given: Given
+    lengths: dict[str, int]
+    flaws: dict[int, str]
+
+
+class Check:
+    """What examples must be like: like the first that can be read.
+
+    Args:
+      like: that one.
+      buckets: the lengths that axes are padded to; see ``as_ragged``.
+      ragged: which axes; likewise.
+
+    Attributes:
+      ragged: these two.
+      like: the largest of the examples.
+
+    Raises:
+      TypeError: if ``like`` is not made of arrays, or a bucket is no integer.
+      ValueError: if there is no such example, or no such axis to pad.
+    """
+
+    def __init__(self, like: Rows | None, buckets: Buckets = (), ragged: Any = None):
+        if like is None:
+            raise ValueError("source has no example, or none of the first that can be read.")
+        args = _arrays(like.args)
+        self._like = jax.tree_util.tree_flatten_with_path(args)
+        one = jax.tree.map(lambda leaf: leaf[0], args)
+        self.ragged = as_ragged(buckets, ragged, one)
+        leaves = [
+            leaf[tuple(slice(0 if axis in axes else None) for axis in range(-1, leaf.ndim - 1))]
+            for leaf, axes in zip(jax.tree.leaves(args), self.ragged.axes, strict=True)
+        ]
+        emptied = jax.tree.unflatten(self._like[1], leaves)
+        self.like: Given = jax.tree.map(
+            lambda leaf: np.asarray(leaf[0]), self._ready(emptied, self.ragged.largest)
+        )
+
+    def __call__(self, rows: Rows) -> Iterator[Examples | Refused]:
+        """Yields these examples, ready to be attributed, or why they can't be."""
+        try:
+            args = _arrays(rows.args)
+            self._check_like(args)
+            lengths = self.ragged.lengths(jax.tree.leaves(args))
+        except (TypeError, ValueError) as error:
+            yield from (Refused(number, str(error), error) for number in rows.numbers.tolist())
+            return
+        given = self._ready(args, lengths)
+        leaves, structure = jax.tree.flatten(given)
+        shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
+        yield Examples(rows.numbers, shape, given, lengths, _flaws(rows.numbers, args))
+
+    def _ready(self, args: tuple[Tree, ...], lengths: dict[str, int]) -> Given:
+        """Returns what to call the attribution with: padded, if that is to be done."""
+        if not lengths:
+            return args, {}
+        count = len(jax.tree.leaves(args)[0])
+        sizes = self.ragged.bucket(lengths)
+        return self.ragged.padded(args, sizes), self.ragged.masks(count, lengths, sizes)
+
+    def _check_like(self, args: tuple[Tree, ...]) -> None:
+        """Raises if examples are not like others."""
+        expected, structure = self._like
+        found: Any = jax.tree.structure(args)
+        if found != structure:
+            raise ValueError(f"it has the structure {found}, others have {structure}.")
+        for (path, like), leaf, axes in zip(
+            expected, jax.tree.leaves(args), self.ragged.axes, strict=True
+        ):
+            where, shape, own = _name(path), like.shape[1:], leaf.shape[1:]
+            fixed = [axis for axis in range(len(shape)) if axis not in axes]
+            if len(own) != len(shape) or any(own[axis] != shape[axis] for axis in fixed):
+                raise ValueError(f"{where} has shape {own}, others have {shape}.")
+            if leaf.dtype != like.dtype:
+                raise TypeError(f"{where} has dtype {leaf.dtype}, others have {like.dtype}.")
+
+
+def _flaws(numbers: NDArray[np.int64], args: tuple[Tree, ...]) -> dict[int, str]:
+    """Says of each example what is not finite, to be told if its attributions are not."""
+    flaws: dict[int, str] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(args)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite = np.isfinite(leaf).reshape(len(numbers), -1).all(axis=1)
+            for number in numbers[~finite].tolist():
+                flaws.setdefault(number, f"{_name(path)} is not finite.")
+    return flaws
+
+
+def _arrays(given: Tree) -> tuple[Tree, ...]:
+    args = given if isinstance(given, tuple) else (given,)
+    return jax.tree_util.tree_map_with_path(_of_numbers, args)
+
+
+def _of_numbers(path: Any, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == object or array.dtype.kind in "USMm":
+        raise TypeError(f"{_name(path)} is no array of numbers: its dtype is {array.dtype}.")
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def _name(path: Any) -> str:
+    return f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}"

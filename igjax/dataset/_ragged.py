@@ -1,0 +1,176 @@
+"""Axes whose length differs from example to example, and the sizes that they are padded to."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from igjax._inputs import check_count
+from igjax._trees import Tree
+
+Buckets = Sequence[int] | Mapping[str, Sequence[int]]
+_ALONE = "mask"  # what the only length is called, if it has been given no name
+_FIXED = "_"  # what stands for an axis of a fixed size
+LENGTH = "length"
+
+
+class Ragged(NamedTuple):
+    """Which axes are padded, and to what.
+
+    Attributes:
+      sizes: of each length, by name, what it is padded to, in increasing order.
+      axes: of each leaf of the arguments, which of its axes has which length.
+      fields: what the arrays of a store are called that have the lengths.
+    """
+
+    sizes: dict[str, tuple[int, ...]]
+    axes: tuple[dict[int, str], ...]
+    fields: dict[str, str]
+
+    @property
+    def shapes(self) -> int:
+        """Returns how many shapes of examples there are."""
+        return int(np.prod([len(sizes) for sizes in self.sizes.values()], dtype=int))
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """Returns the largest size of each length."""
+        return {name: sizes[-1] for name, sizes in self.sizes.items()}
+
+    def bucket(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Returns the least size that is enough for each length."""
+        return {
+            name: next(size for size in self.sizes[name] if size >= length)
+            for name, length in lengths.items()
+        }
+
+    def lengths(self, leaves: Sequence[NDArray[Any]]) -> dict[str, int]:
+        """Returns what the examples of some arguments, an axis for them in front, have.
+
+        Raises:
+          ValueError: if arrays that share a length do not, or it is too large.
+        """
+        found: dict[str, set[int]] = {name: set() for name in self.sizes}
+        for leaf, axes in zip(leaves, self.axes, strict=True):
+            for axis, name in axes.items():
+                found[name].add(leaf.shape[1 + axis])
+        for name, lengths in found.items():
+            which = "length" if name == _ALONE else f"{name} of length"
+            if len(lengths) != 1:
+                raise ValueError(f"arrays that share a {which} have {sorted(lengths)}.")
+            if max(lengths) > self.sizes[name][-1]:
+                raise ValueError(
+                    f"it has {which} {max(lengths)}, the largest bucket {self.sizes[name][-1]}."
+                )
+        return {name: lengths.pop() for name, lengths in found.items()}
+
+    def padded(self, args: Tree, sizes: Mapping[str, int]) -> Tree:
+        """Returns the arguments, an axis for the examples in front, with zeros behind."""
+        leaves, structure = jax.tree.flatten(args)
+
+        def pad(leaf: NDArray[Any], axes: dict[int, str]) -> NDArray[Any]:
+            missing = [
+                sizes[axes[axis]] - size if axis in axes else 0
+                for axis, size in enumerate(leaf.shape[1:])
+            ]
+            return np.pad(leaf, [(0, 0), *((0, count) for count in missing)])
+
+        padded = [pad(*pair) for pair in zip(leaves, self.axes, strict=True)]
+        return jax.tree.unflatten(structure, padded)
+
+    def masks(
+        self, count: int, lengths: Mapping[str, int], sizes: Mapping[str, int]
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Returns what of the padded axes of ``count`` examples is no padding."""
+        return {
+            name: np.tile(np.arange(sizes[name]) < length, (count, 1))
+            for name, length in lengths.items()
+        }
+
+    def told(self) -> dict[str, Any]:
+        """Returns what is written of it, for people and to compare."""
+        if not self.sizes:
+            return {"buckets": [], "ragged": []}
+        alone = self.fields == {_ALONE: LENGTH}
+        sizes = {name: list(sizes) for name, sizes in self.sizes.items()}
+        axes = [" ".join(f"{axis}:{name}" for axis, name in a.items()) for a in self.axes]
+        return {"buckets": sizes[_ALONE] if alone else sizes, "ragged": axes}
+
+
+def as_ragged(buckets: Buckets, ragged: Any, args: tuple[Tree, ...]) -> Ragged:
+    """Reads what ``attribute_dataset`` is told of padding.
+
+    Args:
+      buckets: sizes, or those of each length by its name.
+      ragged: which axes have them, as strings in a prefix of the arguments; None for the first axis
+        of the first argument.
+      args: of an example, arrays.
+
+    Raises:
+      TypeError: if a bucket is no integer.
+      ValueError: if these do not fit together.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(args)[0]
+    if not buckets:
+        if ragged is not None:
+            raise ValueError("ragged says which axes are padded, and buckets to what: give both.")
+        return Ragged({}, ({},) * len(leaves), {})
+    if isinstance(buckets, Mapping):
+        if ragged is None:
+            raise ValueError("with buckets by name, ragged has to say which axes have which.")
+        by_name, fields = dict(buckets), {name: f"{LENGTH}.{name}" for name in buckets}
+    else:
+        by_name, fields = {_ALONE: buckets}, {_ALONE: LENGTH}
+        ragged = _ALONE if ragged is None else ragged
+    sizes = {name: _sizes(name, given) for name, given in by_name.items()}
+    specs = _of_leaves(ragged, args)
+    axes = tuple(
+        _axes(spec, leaf, sizes, f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}")
+        for spec, (path, leaf) in zip(specs, leaves, strict=True)
+    )
+    if unused := sizes.keys() - set(itertools.chain(*(own.values() for own in axes))):
+        raise ValueError(f"buckets are for {min(unused)!r}, a length that ragged gives no axis.")
+    return Ragged(sizes, axes, fields)
+
+
+def _sizes(name: str, given: Sequence[int]) -> tuple[int, ...]:
+    if not name.isidentifier():
+        raise ValueError(f"a length must have a name that a keyword can have; got {name!r}.")
+    if not given:
+        raise ValueError(f"buckets of {name!r} must name at least one size.")
+    return tuple(sorted(check_count("a bucket", size, least=1) for size in given))
+
+
+def _of_leaves(ragged: Any, args: tuple[Tree, ...]) -> list[str]:
+    """Returns what a prefix of the arguments says of each leaf; nothing where it lacks one."""
+    given = ragged if isinstance(ragged, tuple) else (ragged,)
+    given = (*given, *[None] * (len(args) - len(given)))
+    is_spec = lambda node: node is None or isinstance(node, str)
+    try:
+        full = jax.tree.map(
+            lambda spec, part: jax.tree.map(lambda _: spec or "", part),
+            given,
+            args,
+            is_leaf=is_spec,
+        )
+    except ValueError as error:
+        raise ValueError(f"ragged must be like the arguments, or a prefix: {error}") from error
+    return jax.tree.leaves(full)
+
+
+def _axes(spec: Any, leaf: NDArray[Any], sizes: Mapping[str, Any], where: str) -> dict[int, str]:
+    """Reads which axes of a leaf have which length."""
+    if not isinstance(spec, str):
+        raise TypeError(f"ragged names the lengths of {where} in a string; got {spec!r}.")
+    names = spec.split()
+    if len(names) > leaf.ndim:
+        raise ValueError(
+            f"buckets are for axes, and {where} has {leaf.ndim}, which can't be {spec!r}."
+        )
+    for name in names:
+        if name != _FIXED and name not in sizes:
+            raise ValueError(f"ragged names the length {name!r}, of which there are no buckets.")
+    return {axis: name for axis, name in enumerate(names) if name != _FIXED}
