@@ -1,8 +1,19 @@
 """For tests and doctests: strict modes, eight devices on one CPU, and the README's snippets."""
 
 import doctest
+import os
+import tempfile
+
+# A program that several tests or processes need is compiled once in a session. JAX reads these when
+# it is imported, workers and processes of tests get them from here.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="igjax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -11,7 +22,24 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Where JAX's versions differ most: how functions are traced, what modules are and how values are
+# shown. Tests elsewhere that are for every version say so themselves.
+FOR_EVERY_VERSION = (
+    "tests/_jaxpr/",
+    "tests/flax/",
+    "igjax/",
+    "README.md",
+    "docs/",
+)
+
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.NORMALIZE_WHITESPACE)],
     patterns=["README.md", "docs/*.md"],
 ).pytest()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what versions of JAX may change."""
+    for item in items:
+        if item.nodeid.startswith(FOR_EVERY_VERSION):
+            item.add_marker(pytest.mark.versions)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from benchmarks.networks import random
 
@@ -44,7 +45,7 @@ def expected(network, grad_and_values):
     return jax.tree.map(np.asarray, grad_and_values(network.xs))
 
 
-def assert_close(actual, expected, tolerance):
+def assert_within(actual, expected, tolerance):
     """Within ``tolerance`` of the largest element."""
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
@@ -62,10 +63,10 @@ def test_the_torch_twin_has_the_same_values_and_gradients(network, expected, tor
     extras = [torch.tensor(extra) for extra in network.extras]
     values = {name: f(xs, *extras) for name, f in network.torch_outputs().items()}
     (gradients,) = torch.autograd.grad(sum(values.values()).sum(), xs)
-    assert_close(gradients.numpy(), expected[0], 1e-5)
+    assert_within(gradients.numpy(), expected[0], 1e-5)
     assert values.keys() == expected[1].keys() == network.outputs.keys()
     for name, value in values.items():
-        assert_close(value.detach().numpy(), expected[1][name], 1e-5)
+        assert_within(value.detach().numpy(), expected[1][name], 1e-5)
 
 
 def test_the_label_is_the_predicted_one_and_probabilities_sum_to_one(network, torch):
@@ -77,7 +78,7 @@ def test_the_label_is_the_predicted_one_and_probabilities_sum_to_one(network, to
     probabilities = torch.stack([twins["probability"](xs, label) for label in labels])
     assert network.extras[0].dtype == np.int32
     np.testing.assert_array_equal(logits.argmax(0), network.extras[0])
-    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-6)
+    assert_close(probabilities.sum(0), 1)
 
 
 def test_float64(network, grad_and_values, expected):
@@ -88,7 +89,7 @@ def test_float64(network, grad_and_values, expected):
         double = grad_and_values(network.xs.astype(np.float64), params)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(double), strict=True):
         assert b.dtype == np.float64
-        assert_close(a, np.asarray(b), 1e-5)
+        assert_within(a, np.asarray(b), 1e-5)
 
 
 def test_the_gradient_changes_along_the_path(network):

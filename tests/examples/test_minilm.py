@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from jax.ad_checkpoint import checkpoint_name
 from scipy import special
 
@@ -56,7 +57,7 @@ def test_equals_the_network_written_out(params, encoded):
     ids, mask = minilm.tokenize(SENTENCES[4:], LENGTH)
     expected = written_out(ids[0][mask[0]])
     assert encoded.dtype == np.float32
-    np.testing.assert_allclose(encoded[4], expected, atol=2e-6)
+    assert_close(encoded[4], expected)
     with jax.enable_x64(True):
         double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
         found = jax.jit(minilm.encode)(double, minilm.embed_tokens(double, ids[0]), mask[0])
@@ -99,7 +100,7 @@ def written_out(ids):
 def test_more_padding_changes_nothing(params, encoded):
     ids, mask = minilm.tokenize(SENTENCES, 3 * LENGTH)
     found = encode_all(params, minilm.embed_tokens(params, ids), mask)
-    np.testing.assert_allclose(found, encoded, atol=1e-6)
+    assert_close(found, encoded)
 
 
 def test_what_the_mask_hides_changes_nothing(params, embedded, encoded):

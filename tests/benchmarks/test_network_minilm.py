@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from benchmarks.networks import minilm as bench
 
@@ -79,7 +80,7 @@ def test_shapes_and_dtypes(all_questions):
 def test_fewer_questions_are_the_first_ones(network, all_questions):
     np.testing.assert_array_equal(network.xs, all_questions.xs[:COUNT])
     np.testing.assert_array_equal(network.baselines, all_questions.baselines[:COUNT])
-    np.testing.assert_allclose(network.extras[1], all_questions.extras[1][:COUNT], atol=1e-6)
+    assert_close(network.extras[1], all_questions.extras[1][:COUNT])
     assert {label for label, *_ in bench.QUESTIONS[:COUNT]} == set(bench.CLASSES)
     with pytest.raises(ValueError, match="count must be"):
         bench.load(len(bench.QUESTIONS) + 1)

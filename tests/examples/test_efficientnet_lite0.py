@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 import igjax
 from examples.models import efficientnet_lite0 as net
@@ -39,7 +40,7 @@ def test_accuracy_on_the_photos(scores, batch):
 def test_vmap_agrees_with_one_image(params, batch, scores):
     single = jax.jit(net.logits)(params, batch[0][0])
     assert single.shape == (1000,) and single.dtype == jnp.float32
-    np.testing.assert_allclose(single, scores[0], atol=1e-4)
+    assert_close(single, scores[0])
     np.testing.assert_array_equal(single, jax.jit(net.logits)(params, batch[0][0]))
 
 
@@ -77,7 +78,7 @@ def test_depthwise_and_its_gradients_equal_a_grouped_convolution(kernel_size, st
     kernel = jax.random.normal(key_kernel, (kernel_size, kernel_size, shape[-1]))
     value, pull_back = jax.vjp(depthwise, x, kernel)
     expected, expected_pull_back = jax.vjp(grouped, x, kernel)
-    np.testing.assert_allclose(value, expected, atol=1e-5)
+    assert_close(value, expected)
     for mine, theirs in zip(
         (*pull_back(jnp.sin(value)), *jax.jit(second(depthwise))(x, kernel)),
         (*expected_pull_back(jnp.sin(expected)), *jax.jit(second(grouped))(x, kernel)),

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -122,11 +123,10 @@ def wrapped(request):
 def test_the_same_values_and_input_attributions(wrapped):
     fun, params, _ = wrapped
     variables = some_variables()
-    np.testing.assert_allclose(fun(params, X), plain(variables, X), rtol=1e-5)
-    np.testing.assert_allclose(
+    assert_close(fun(params, X), plain(variables, X))
+    assert_close(
         jax.jit(igjax.integrated_grad(fun, 1, **RULE))(params, X),
         igjax.integrated_grad(plain, 1, **RULE)(variables, X),
-        atol=1e-6,
     )
 
 
@@ -137,7 +137,7 @@ def test_the_same_attributions_at_every_layer(wrapped, method, point):
     transform = getattr(igjax, method)
     found = jax.jit(transform(fun, names[point], 1, **RULE))(params, X)
     expected = jax.jit(transform(plain, point, 1, **RULE))(some_variables(), X)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert_close(found, expected)
 
 
 def test_names_are_paths(wrapped):
@@ -184,9 +184,9 @@ class TestTransformer:
     def test_it_is_in_evaluation_mode_whatever_is_asked_for(self):
         fun, variables = igjax.flax.linen.function(self.model, target=0), self.variables()
         expected = self.model.apply(variables, IDS, MASK)[0]
-        np.testing.assert_allclose(fun(variables, IDS, MASK), expected, rtol=1e-6)
+        assert_close(fun(variables, IDS, MASK), expected)
         training = fun(variables, IDS, MASK, deterministic=False)
-        np.testing.assert_allclose(training, expected, rtol=1e-6)
+        assert_close(training, expected)
         # The module itself is as it was.
         with pytest.raises(Exception, match="dropout"):
             self.model.apply(variables, IDS, MASK, deterministic=False)
@@ -320,7 +320,7 @@ def test_derived_modules_are_named_once_and_in_evaluation_mode():
     assert {"bounded", "attention", "batched"} <= {*points}
     h = igjax.split_at(fun, "bounded")[0](variables, x)
     kernel, bias = variables["params"]["bounded"].values()
-    np.testing.assert_allclose(h, jnp.tanh(x @ kernel + bias[None]), rtol=1e-6)
+    assert_close(h, jnp.tanh(x @ kernel + bias[None]))
     before, after = (
         igjax.split_at(fun, name)[0](variables, x) for name in ("attention", "batched")
     )
@@ -352,7 +352,7 @@ def test_the_nnx_model_is_not_touched():
     model.train()
     fun, state = igjax.flax.nnx.function(model, target=1)
     first = fun(state, X)
-    np.testing.assert_allclose(first, plain(some_variables(), X), rtol=1e-5)
+    assert_close(first, plain(some_variables(), X))
     assert not model.block.dropout.deterministic
     assert type(model.block) is NNXBlock
     assert fun(state, X) == first
@@ -403,7 +403,7 @@ class TestNNXTransformer:
         x = model.remat(nnx.gelu(model.shared(nnx.gelu(model.shared(x)))))
         x = model.norms[1](model.norms[0](x))
         expected = model.head(jnp.sum(jnp.where(MASK[:, None], x, 0.0), axis=0))
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+        assert_close(value, expected)
 
     def test_shared_and_rematerialized_submodules(self):
         fun, state = igjax.flax.nnx.function(self.model(), target=0)
@@ -414,7 +414,7 @@ class TestNNXTransformer:
         for name in ("attention", max(shared), "remat", "norms/0"):
             head, tail = igjax.split_at(fun, name)
             h = head(state, IDS, MASK)
-            np.testing.assert_allclose(tail(h, state, IDS, MASK), fun(state, IDS, MASK), rtol=1e-5)
+            assert_close(tail(h, state, IDS, MASK), fun(state, IDS, MASK))
             assert not np.allclose(h, head(state, jnp.zeros_like(IDS), MASK))
 
     def test_token_ids_in_one_call(self):

@@ -15,7 +15,7 @@ import pytest
 
 from examples import quickstart
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 COLUMNS = ("predicted", "F(x)", "F(x')", "attributions", "completeness", "error", "gradients")
 
 

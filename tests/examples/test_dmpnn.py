@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from examples.models import dmpnn, torch_weights
 
@@ -56,14 +57,14 @@ def test_the_published_predictions_of_the_ensemble(drugs):
     probabilities = jax.nn.sigmoid(over_models(dmpnn.load_ensemble(), *molecules))
     expected = [[drugs[name].predictions[task] for task in tasks] for name in NAMES]
     assert np.std(expected, axis=0).min() > 1e-2  # each task tells these drugs apart
-    np.testing.assert_allclose(np.mean(probabilities, axis=0), expected, atol=2e-6)
+    assert_close(np.mean(probabilities, axis=0), expected, size=1.0)
 
 
 def test_padding_changes_nothing(params, drugs):
     drug = drugs["Terfenadine"]  # 35 atoms, 38 bonds
     forward = jax.jit(dmpnn.forward)
     tight, loose = (forward(params, *featurize(drug, *size)) for size in ((35, 38), (50, 70)))
-    np.testing.assert_allclose(loose, tight, atol=2e-6)
+    assert_close(loose, tight)
 
 
 def test_what_is_masked_does_not_count(params, drugs):
@@ -76,7 +77,7 @@ def test_what_is_masked_does_not_count(params, drugs):
     noisy = gradient(params, np.float32(noisy_atoms), np.float32(noisy_bonds), graph)
     for expected, found, mask in zip(clean, noisy, (graph.atom_mask, graph.edge_mask), strict=True):
         assert np.any(expected) and not np.any(found[:, ~mask])
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert_close(found, expected)
 
 
 def test_float64_equals_the_network_written_out(params, drugs):
@@ -89,7 +90,7 @@ def test_float64_equals_the_network_written_out(params, drugs):
     np.testing.assert_allclose(found, written_out(*featurize(drug, 24, 27)), atol=1e-12)
     single = jax.jit(dmpnn.forward)(params, atoms, bonds, graph)
     assert single.dtype == np.float32
-    np.testing.assert_allclose(single, found, atol=1e-5)
+    assert_close(single, found)
 
 
 def written_out(atoms, bonds, graph):
@@ -149,7 +150,7 @@ def test_a_molecule_without_bonds(params):
     assert atoms.shape == (1, 72) and bonds.shape == (0, 14) and graph.source.shape == (0,)
     forward = jax.jit(dmpnn.forward)
     padded = forward(params, *dmpnn.featurize("C", 2, 2))
-    np.testing.assert_allclose(forward(params, *molecule), padded, atol=1e-6)
+    assert_close(forward(params, *molecule), padded)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 1)])
