@@ -5,7 +5,7 @@ from typing import Any
 
 
 def needs(module: str, extra: str) -> Any:
-    """The module, imported.
+    """Returns the module, imported.
 
     Raises:
       ImportError: if it is not installed; it says which extra of igjax brings it.
