@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from igjax._engine.memory import free_memory
+from igjax._jaxpr.program import trace
 from igjax._trees import Tree
 
 
@@ -95,18 +96,15 @@ class Compiler:
           What ``jax.jit(…).lower`` returns, of a function with one argument more in front; and what
           that is, the constants.
         """
-        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-
-        def run(constants: list[jax.Array], *args: Tree) -> Tree:
-            leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
-            return jax.tree.unflatten(jax.tree.structure(shape), leaves)
-
-        program = jax.jit(run, donate_argnums=(1,) if donate else (), out_shardings=self.examples)
+        traced = trace(fun, *args)
+        program = jax.jit(
+            traced.given, donate_argnums=(1,) if donate else (), out_shardings=self.examples
+        )
         constants = [
             jax.ShapeDtypeStruct(c.shape, c.dtype, sharding=self._place_of(c))
-            for c in closed.consts
+            for c in traced.constants
         ]
-        return program.lower(constants, *args), list(closed.consts)
+        return program.lower(constants, *args), traced.constants
 
     def free_memory(self) -> int:
         """Returns that of one of the devices, in bytes."""
