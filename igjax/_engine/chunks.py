@@ -44,8 +44,7 @@ def chunked_sum(
 ) -> Sum:
     """Sets out the sum of ``weighted_sum``, for those who go from chunk to chunk themselves."""
     size = batch_size or _count(nodes)
-    chunk = with_fast_convolutions(functools.partial(_chunk_sum, fun))
-    chunk = jax.checkpoint(chunk) if size < _count(nodes) else chunk
+    chunk = _evaluated(functools.partial(_chunk_sum, fun), nodes, size)
     left_over, chunks = _in_chunks(nodes, weights, size)
 
     def begin() -> Tree:
@@ -129,8 +128,7 @@ def mean(
 
     def on_device(nodes: Tree, counted: jax.Array) -> _Moments:
         size = batch_size or _count(nodes)
-        chunk = with_fast_convolutions(functools.partial(_moments, fun))
-        chunk = jax.checkpoint(chunk) if size < _count(nodes) else chunk
+        chunk = _evaluated(functools.partial(_moments, fun), nodes, size)
         left_over, chunks = _in_chunks(nodes, counted, size)
         none = no_sum((jnp.zeros(()), *(zero(),) * 2), counted)
         begun = chunk(*left_over) if left_over else _Moments(*none)
@@ -209,8 +207,7 @@ def mapped(
 
     def on_device(nodes: Tree, counted: jax.Array) -> Tree:
         size = batch_size or _count(nodes)
-        chunk = with_fast_convolutions(jax.vmap(fun))
-        chunk = jax.checkpoint(chunk) if size < _count(nodes) else chunk
+        chunk = _evaluated(jax.vmap(fun), nodes, size)
         left_over, chunks = _in_chunks(nodes, counted, size)
         parts = [chunk(left_over[0])] if left_over else []
         if _count(chunks):
@@ -272,6 +269,12 @@ def contract(weights: jax.Array, values: Tree) -> Tree:
 
 def _chunk_sum(fun: Callable[[Tree], Tree], nodes: Tree, weights: jax.Array) -> Tree:
     return contract(weights, jax.vmap(fun)(nodes))
+
+
+def _evaluated(chunk: Callable[..., Tree], nodes: Tree, size: int) -> Callable[..., Tree]:
+    """Returns ``chunk`` as XLA likes it; of several, reverse mode evaluates each again."""
+    fast = with_fast_convolutions(chunk)
+    return jax.checkpoint(fast) if size < _count(nodes) else fast
 
 
 def _precise(value: jax.Array) -> jax.Array:
