@@ -4,12 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slowly import all_slow_but
 
 import igjax
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 RNG = np.random.default_rng(0)
 WEIGHTS = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+RULES = [
+    pytest.param(gauss_legendre(6), id="fixed"),
+    pytest.param(to_tolerance(), id="tolerance"),
+]
 XS, STARTS = (jnp.asarray(RNG.normal(size=(5, 4)), jnp.float32) for _ in range(2))
 
 
@@ -23,7 +28,7 @@ def close(found, expected):
     )
 
 
-@pytest.mark.parametrize("rule", [gauss_legendre(6), to_tolerance()], ids=["fixed", "tolerance"])
+@pytest.mark.parametrize("rule", all_slow_but(["fixed"], RULES))
 def test_it_is_the_attribution_of_each(rule):
     def made(x, start):
         return igjax.integrated_grad(score, baseline=start, rule=rule, has_report=True), (x,)

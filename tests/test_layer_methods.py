@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 from layered import RNG, SIZES, START, X, by_hand, network
+from slowly import all_slow_but
 
 import igjax
 from igjax.quadrature import gauss_legendre, gregory, to_tolerance
@@ -54,7 +55,7 @@ def test_layer_conductance(x64, i):
     assert abs(report.completeness_gap) < 1e-9
 
 
-@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("i", all_slow_but([1], range(3)))
 def test_neuron_conductances(x64, i):
     head, tail = by_hand(i)
     parts = integral(
@@ -238,6 +239,7 @@ def test_other_paths(x64, method):
     np.testing.assert_allclose(found, method(network, "layer1", **RULE)(X), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_half_precision():
     x, start = jnp.asarray(X, jnp.bfloat16), jnp.asarray(START, jnp.bfloat16)
     exact = igjax.layer_conductance(network, "layer0", baseline=START.astype(np.float32))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from closeness import assert_close
 from jax.test_util import check_grads
+from slowly import all_slow_but
 
 import igjax
 from igjax import quadrature
@@ -52,7 +53,7 @@ def relative_error(attributions, truth) -> float:
     return float(jnp.sum(jnp.abs(attributions - truth)) / jnp.sum(jnp.abs(truth)))
 
 
-@pytest.mark.parametrize("rtol", [0.1, 0.03, 0.01, 0.003])
+@pytest.mark.parametrize("rtol", all_slow_but([0.01], [0.1, 0.03, 0.01, 0.003]))
 @pytest.mark.parametrize("fun", [smooth, kinked, steep])
 def test_what_converged_is_as_good_as_asked_for(fun, rtol):
     counts, errors = [], []
@@ -142,6 +143,7 @@ def test_nodes_are_placed_where_the_gradient_changes():
     assert np.diff(nodes).max() < 1.01 / 16  # nowhere is nobody looking
 
 
+@pytest.mark.slow
 def test_placed_nodes_are_better_than_as_many_in_equal_steps():
     placed, equal = [], []
     for seed in range(8):
@@ -321,6 +323,7 @@ def test_memory_does_not_grow_with_the_number_of_evaluations():
     assert memory(4096) <= 1.05 * memory(64) + 20 * own
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_is_that_of_a_tile():
     loss = lambda f: jax.grad(lambda x: jnp.sum(f(x) ** 2))
     assert memory(4096, loss) <= 1.3 * memory(64, loss) + 4096 * 64

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from slowly import all_slow_but
 
 import igjax
 from igjax._engine.attribution import Attribution
@@ -58,6 +59,17 @@ CASES = [
     for kind, options in OPTIONS.items()
     if not (name == "layer_gradient_x_activation" and options)
     and not (name == "internal_influence" and "multiply_by_inputs" in options)
+]
+
+
+QUICK = [
+    "integrated_grad, fixed",
+    "integrated_grad, tolerance",
+    "integrated_grad, chunks",
+    "integrated_jacobian, report",
+    "layer_conductance, tolerance",
+    "token_integrated_grad, chunks",
+    "layer_gradient_x_activation, fixed",
 ]
 
 
@@ -139,7 +151,7 @@ def test_auxiliary_data_may_be_anything():
         np.testing.assert_array_equal(aux["x"], X)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), all_slow_but(QUICK, CASES))
 def test_the_steps_are_those_of_the_call(name, options):
     attribution = MADE[name](function(name), **options)
     if name == "layer_gradient_x_activation":

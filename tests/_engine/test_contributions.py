@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slowly import all_slow_but
 
 from igjax import quadrature
 from igjax._engine.along_path import along_path, gradient, jacobian
@@ -67,7 +68,7 @@ def x64():
         yield
 
 
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("batch_size", all_slow_but([7], [None, 7]))
 @pytest.mark.parametrize("name", FAMILY)
 def test_equals_a_slow_sum(name, batch_size):
     own = FAMILY[name]

@@ -12,6 +12,7 @@ import pytest
 import zarr
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
+from slowly import all_slow_but
 
 import igjax
 from igjax import baselines, paths
@@ -193,7 +194,9 @@ def named(returned: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", all_slow_but(["tokens", "jacobian", "two arguments", "a method of one's own"], CASES)
+)
 def test_interrupted_and_gone_on_with_as_undisturbed_and_by_hand(
     tmp_path: pathlib.Path, name: str
 ) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import zarr
 from closeness import assert_close
+from slowly import all_slow_but
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 300  # seconds, until a process that does not get anywhere fails the test
@@ -187,7 +188,7 @@ def test_kills_lose_nothing_that_is_written(begin, undisturbed, kills, length, m
     assert_same(run.contents(), expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", all_slow_but([signal.SIGINT], [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_ends_it_when_what_is_done_is_written(begin, undisturbed, number):
     run = begin(length=400, delay=0.005, chunks=1)  # one block, which is not full until the end
     process = run.start()
@@ -205,6 +206,7 @@ def test_a_signal_ends_it_when_what_is_done_is_written(begin, undisturbed, numbe
     assert_same(run.contents(), undisturbed(400))
 
 
+@pytest.mark.slow
 def test_damaged_chunks_are_noticed_and_done_again(begin, undisturbed):
     run = begin(length=400)
     run.finish()
@@ -239,6 +241,7 @@ def test_damaged_chunks_are_noticed_and_done_again(begin, undisturbed):
     assert run.reads() == []
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_beside_chunks_does_not_get_into_them(begin, undisturbed):
     run = begin(length=400)
     run.finish()
@@ -291,6 +294,7 @@ def test_a_full_disk_is_an_error_that_can_be_gone_on_from(ballast, begin, undist
     assert_same(run.contents(), undisturbed(400))
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_likewise(begin, undisturbed):
     run = begin(length=400)
     run.finish()
