@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,29 @@ _PROBED = 8  # nodes in the program whose memory is looked at
 _MOST_ON_CPU = 16
 
 
-def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, most: int) -> int:
+class Capacity(NamedTuple):
+    """What a device holds.
+
+    Attributes:
+      free: memory, in bytes.
+      nodes: so many at once are worth it, or None.
+    """
+
+    free: int
+    nodes: int | None
+
+
+def capacity(device: jax.Device) -> Capacity:
+    """Returns what a device holds."""
+    return Capacity(free_memory(device), _MOST_ON_CPU if device.platform == "cpu" else None)
+
+
+def fitting_batch_size(
+    integrand_at: Callable[[jax.Array], Integrand],
+    x: Tree,
+    most: int,
+    holds: Capacity | None = None,
+) -> int:
     """Returns the number of nodes that fit in memory at once, from 1 to ``most``.
 
     The program for a few nodes is compiled, for the default device, to read how much it needs.
@@ -29,13 +51,13 @@ def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, 
       integrand_at: from nodes to what is to be evaluated there.
       x: the input. If ``jax.vmap`` maps over it, as many examples are in memory together.
       most: the number of nodes there are.
+      holds: what the device holds; None: what the default device does.
 
     Raises:
       ValueError: where the program can't be compiled by itself: in a ``shard_map``, say.
     """
-    device = _device()
-    if device.platform == "cpu":
-        most = min(most, _MOST_ON_CPU)
+    holds = holds or capacity(_device())
+    most = min(most, holds.nodes or most)
     probed = min(_PROBED, most)
     nodes = jax.ShapeDtypeStruct((probed,), tree_dtype(x))
 
@@ -54,7 +76,7 @@ def fitting_batch_size(integrand_at: Callable[[jax.Array], Integrand], x: Tree, 
         ) from error
     analysis: Any = compiled.memory_analysis()
     needed = analysis.temp_size_in_bytes * _examples(x) / probed
-    return int(max(1, min(most, _SHARE * free_memory(device) // max(needed, 1))))
+    return int(max(1, min(most, _SHARE * holds.free // max(needed, 1))))
 
 
 def _device() -> jax.Device:

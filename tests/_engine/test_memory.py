@@ -7,7 +7,11 @@ import pytest
 from closeness import assert_close
 
 import igjax
-from igjax._engine import memory
+from igjax._engine.contributions import multiplied
+from igjax._engine.integrand import integrands
+from igjax._engine.memory import Capacity, capacity, fitting_batch_size
+from igjax._jaxpr.program import trace
+from igjax.paths import straight_line
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 pytestmark = pytest.mark.versions
@@ -19,85 +23,62 @@ def network(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.tanh(MATRIX @ jnp.tanh(MATRIX @ jnp.tanh(MATRIX @ x))))
 
 
-@pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batch sizes that were chosen, on a device that is no CPU."""
-    sizes = []
-    choose = memory.fitting_batch_size
-
-    def spy(*args):
-        sizes.append(choose(*args))
-        return sizes[-1]
-
-    monkeypatch.setattr("igjax._engine.along_path.fitting_batch_size", spy)
-    monkeypatch.setattr(memory, "_MOST_ON_CPU", 10**6)
-    return sizes
+def chosen(x: jax.Array, free: int, nodes: int | None = None, most: int = 200) -> int:
+    """Returns the batch size that is chosen on a device that holds so much."""
+    traced = trace(network, x)
+    along = integrands(
+        traced, jax.grad, path=straight_line, contribution=multiplied, affine_prefix=True
+    )
+    start = jnp.zeros_like(x)
+    integrand = along.between(start, x, along.line(start, x))
+    return fitting_batch_size(lambda _: integrand, x, most, Capacity(free, nodes))
 
 
-def attribute(n: int = 200, batch_size: object = "auto"):
-    return igjax.integrated_grad(network, rule=gauss_legendre(n), batch_size=batch_size)
-
-
-def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(memory, "free_memory", lambda device: size)
+def attribute(batch_size: object = "auto", rule: object = gauss_legendre(200), **options):
+    return igjax.integrated_grad(network, rule=rule, batch_size=batch_size, **options)
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 300_000, 10**9])
-def test_what_is_chosen_fits_and_much_more_would_not(monkeypatch, chosen, size):
-    free(monkeypatch, size)
-    jax.jit(attribute())(jnp.ones(256))
-
+def test_what_is_chosen_fits_and_much_more_would_not(size):
     def needed(batch_size: int) -> int:
-        compiled = jax.jit(attribute(200, batch_size)).lower(jnp.ones(256)).compile()
+        compiled = jax.jit(attribute(batch_size)).lower(jnp.ones(256)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    (batch_size,) = chosen
+    batch_size = chosen(jnp.ones(256), size)
     assert 1 <= batch_size <= 200
     assert batch_size == 1 or needed(batch_size) <= size
     assert batch_size == 200 or needed(6 * batch_size) > size / 2
 
 
-def test_the_answer_is_the_same(monkeypatch, chosen):
-    free(monkeypatch, 100_000)
-    x = jnp.linspace(-1, 1, 256)
-    assert_close(jax.jit(attribute())(x), jax.jit(attribute(200, None))(x))
-    assert chosen[0] < 200
+def test_no_more_than_are_worth_it_or_there_are():
+    assert chosen(jnp.ones(256), 10**9, nodes=24) == 24
+    assert chosen(jnp.ones(256), 10**9, nodes=24, most=16) == 16
+    assert chosen(jnp.ones(256), 1, nodes=24, most=16) == 1
+    assert capacity(jax.devices()[0]).nodes == 16
 
 
-def test_examples_that_are_mapped_over_share_the_memory(monkeypatch, chosen):
-    free(monkeypatch, 400_000)
+def test_examples_that_are_mapped_over_share_the_memory():
+    found = []
+
+    def note(x: jax.Array) -> jax.Array:
+        found.append(chosen(x, 400_000))
+        return jnp.sum(x)
+
     xs = jnp.ones((4, 256))
-    jax.jit(attribute())(xs[0])
-    jax.jit(jax.vmap(attribute()))(xs)
-    jax.jit(jax.vmap(jax.vmap(attribute())))(xs[:, None])
-    jax.jit(jax.vmap(jax.grad(lambda x: jnp.sum(attribute()(x)))))(xs)
-    one, four, *others = chosen
+    jax.eval_shape(note, xs[0])
+    jax.eval_shape(jax.vmap(note), xs)
+    jax.eval_shape(jax.vmap(jax.vmap(note)), xs[:, None])
+    jax.eval_shape(jax.vmap(jax.grad(note)), xs)
+    one, four, *others = found
     assert four == pytest.approx(one / 4, abs=1)
     assert others == [four, four]
 
 
-def test_a_cpu_takes_what_its_caches_hold(monkeypatch):
-    sizes = []
-    choose = memory.fitting_batch_size
-    monkeypatch.setattr(
-        "igjax._engine.along_path.fitting_batch_size",
-        lambda *a: sizes.append(choose(*a)) or sizes[-1],
-    )
-    jax.jit(attribute())(jnp.ones(256))
-    assert sizes == [16]
-
-
-def test_to_a_tolerance(monkeypatch, chosen):
-    def attributed(x):
-        rule = to_tolerance(1e-3)
-        return igjax.integrated_grad(network, rule=rule, batch_size="auto", has_report=True)(x)
-
-    _, report = attributed(jnp.ones(256) / 16)
-    assert chosen == [16]
+def test_the_answer_is_the_same():
+    x = jnp.linspace(-1, 1, 256)
+    assert_close(jax.jit(attribute())(x), jax.jit(attribute(None))(x))
+    _, report = attribute(rule=to_tolerance(1e-3), has_report=True)(x / 16)
     assert report.converged
-    free(monkeypatch, 1)
-    attributed(jnp.ones(256) / 16)
-    assert chosen == [16, 1]
 
 
 def test_where_it_cannot_be_known():
