@@ -264,6 +264,7 @@ def test_answers_by_fixed_rules_are_kept_too(cache, monkeypatch):
         "affine",
         "layers",
         "tolerance",
+        "families",
         pytest.param("gradient", marks=pytest.mark.slow),
         pytest.param("accuracy", marks=pytest.mark.slow),
         pytest.param("dataset", marks=pytest.mark.slow),
