@@ -62,7 +62,6 @@ def test_more_photos_than_there_are():
         efficientnet_lite0.load(21)
 
 
-@pytest.mark.slow
 def test_float64(expected):
     assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(expected))
 

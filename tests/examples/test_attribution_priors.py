@@ -21,7 +21,6 @@ def run():
     return results, printed.getvalue()
 
 
-@pytest.mark.slow
 def test_a_network_trained_as_usual_learns_the_flaw(run):
     result = run[0]["no penalty"]
     assert result.accuracy > 0.99

@@ -28,7 +28,6 @@ def run(tmp_path_factory):
     return results, printed.getvalue(), path
 
 
-@pytest.mark.slow
 def test_the_predicted_classes(run):
     assert [result.class_name for result in run[0]] == ["leafhopper", "dung beetle"]
 
