@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.families._kind import Kind, Make, Member, normal, weights
+from benchmarks.families._kind import Kind, Make, Member, from_zero, normal, weights
 
 Function = Callable[[Any, jax.Array], jax.Array]
 _SIZES = (32, 64, 32, 1)
@@ -63,6 +63,10 @@ def drawn(
     return make
 
 
+def _after_layer_norm(epsilon: float) -> Function:
+    return network(jnp.tanh, functools.partial(layer_norm, epsilon=epsilon))
+
+
 def _residual(params: Any, x: jax.Array) -> jax.Array:
     expand, contract, readout = params
     mixed = x + contract @ jax.nn.silu(expand @ rms_norm(x, 1e-6))
@@ -71,8 +75,7 @@ def _residual(params: Any, x: jax.Array) -> jax.Array:
 
 def _drawn_residual(rng: np.random.Generator) -> Member:
     params = normal(rng, 64, 32, scale=0.2), normal(rng, 32, 64, scale=0.125), normal(rng, 32)
-    x = normal(rng, 32)
-    return Member(params, x, np.zeros_like(x))
+    return from_zero(params, normal(rng, 32))
 
 
 def _cosine(other: Any, x: jax.Array) -> jax.Array:
@@ -81,8 +84,7 @@ def _cosine(other: Any, x: jax.Array) -> jax.Array:
 
 
 def _drawn_pair(rng: np.random.Generator) -> Member:
-    other, x = normal(rng, 64), normal(rng, 64)
-    return Member(other, x, np.zeros_like(x))
+    return from_zero(normal(rng, 64), normal(rng, 64))
 
 
 def _probability(scale: float, y: jax.Array) -> jax.Array:
@@ -121,11 +123,7 @@ PLAIN = (
     Kind("ReLU, deep and narrow", _relu, drawn((8,) * 9 + (1,))),
 )
 LAYER_NORM = tuple(
-    Kind(
-        f"layer norm, epsilon {epsilon:g}",
-        network(jnp.tanh, functools.partial(layer_norm, epsilon=epsilon)),
-        drawn(gain=1.0),
-    )
+    Kind(f"layer norm, epsilon {epsilon:g}", _after_layer_norm(epsilon), drawn(gain=1.0))
     for epsilon in (1e-5, 1e-6, 1e-12)
 )
 RMS_NORM = (
@@ -159,9 +157,5 @@ HALF = (
     _half("GELU", _gelu, drawn()),
     _half("ReLU", _relu, drawn()),
     _half("GELU from 100", _gelu, drawn(gain=1.0, start=100.0)),
-    _half(
-        "layer norm",
-        network(jnp.tanh, functools.partial(layer_norm, epsilon=1e-6)),
-        drawn(gain=1.0),
-    ),
+    _half("layer norm", _after_layer_norm(1e-6), drawn(gain=1.0)),
 )

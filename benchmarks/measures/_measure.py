@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -158,6 +159,11 @@ def _weighted_sum(
         return jax.grad(output, argnums=1)(params, baseline + alpha * (x - baseline), *extras)
 
     return jnp.tensordot(weights, jax.vmap(gradient)(nodes), 1) * (x - baseline)
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean; of flags, the share of those that are set."""
+    return statistics.mean(map(float, values))
 
 
 def geometric_mean(values: Iterable[float]) -> float:

@@ -9,6 +9,7 @@ The fixed rule, `gregory(64)`, is covered where its report is no smaller than it
 allowed for rounding. What counts is the worst family, not all together.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 import igjax
 from benchmarks import families
-from benchmarks.measures._measure import Claim, Record, Settings, Table, Track
+from benchmarks.measures._measure import Claim, Record, Settings, Table, Track, mean
 from benchmarks.reference import l1_error
 from igjax import quadrature
 
@@ -112,7 +113,7 @@ def tables(records: list[Record]) -> list[Table]:
     )
     adaptive, fixed = _by_family(records, "to_tolerance"), _by_family(records, "gregory(64)")
     rows = [_row(name, adaptive[name], fixed[name]) for name in adaptive]
-    every = [[r for own in found.values() for r in own] for found in (adaptive, fixed)]
+    every = (list(itertools.chain(*found.values())) for found in (adaptive, fixed))
     return [Table(header, [*rows, _row("all", *every)])]
 
 
@@ -124,7 +125,7 @@ def _row(name: str, adaptive: Sequence[Record], fixed: Sequence[Record]) -> tupl
         f"{_honest(adaptive):.1%}",
         f"{_converged(adaptive):.0%}",
         f"{max(converged, default=0.0):.2f} rtol",
-        f"{statistics.mean(record['num_evals'] for record in adaptive):.0f}",
+        f"{mean(record['num_evals'] for record in adaptive):.0f}",
         f"{statistics.median(record['error'] for record in fixed):.1e}",
         f"{_covered(fixed):.1%}",
         f"{max(record['uncertainty'] for record in adaptive):.0e}",
@@ -144,16 +145,12 @@ def _worst(found: dict[str, list[Record]], share: Callable[[Sequence[Record]], f
 
 
 def _honest(records: Sequence[Record]) -> float:
-    return statistics.mean(
-        float(not r["converged"] or r["error"] <= r["rtol"] + r["uncertainty"]) for r in records
-    )
+    return mean(not r["converged"] or r["error"] <= r["rtol"] + r["uncertainty"] for r in records)
 
 
 def _converged(records: Sequence[Record]) -> float:
-    return statistics.mean(float(record["converged"]) for record in records)
+    return mean(record["converged"] for record in records)
 
 
 def _covered(records: Sequence[Record]) -> float:
-    return statistics.mean(
-        float(r["reported"] >= r["error"] - r["uncertainty"] - _ROUNDING) for r in records
-    )
+    return mean(r["reported"] >= r["error"] - r["uncertainty"] - _ROUNDING for r in records)

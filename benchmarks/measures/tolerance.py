@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import networks
 from benchmarks.measures._answers import adaptive, prepare
-from benchmarks.measures._measure import Claim, Record, Settings, Table, Track
+from benchmarks.measures._measure import Claim, Record, Settings, Table, Track, mean
 from benchmarks.reference import by_rule, l1_error
 from igjax import quadrature
 
@@ -131,16 +131,16 @@ def _row(name: str, rtol: float | None, records: list[Record]) -> tuple[str, ...
         f"{statistics.median(record['error'] for record in records):.1e}",
         # In units of what was asked for, as the tolerances of several rows differ.
         f"{max((r['error'] / r['rtol'] for r in converged), default=0.0):.2f} rtol",
-        f"{_mean(record['num_evals'] for record in records):.0f}",
-        f"{_mean(record['gauss_evals'] for record in compared):.0f}" if compared else "–",
+        f"{mean(record['num_evals'] for record in records):.0f}",
+        f"{mean(record['gauss_evals'] for record in compared):.0f}" if compared else "–",
         "–" if ratio is None else f"{ratio:.2f}",
-        f"{_mean(r['gauss_agreed'] for r in compared):.0%} of {len(compared)}" if compared else "–",
+        f"{mean(r['gauss_agreed'] for r in compared):.0%} of {len(compared)}" if compared else "–",
         f"{max(r['reference_change'] for r in records) / 2:.0e}",
     )
 
 
 def _honest(records: Sequence[Record]) -> float:
-    return _mean(r["error"] <= r["rtol"] or not r["converged"] for r in records)
+    return mean(r["error"] <= r["rtol"] or not r["converged"] for r in records)
 
 
 def _evals_ratio(records: Sequence[Record]) -> float | None:
@@ -153,7 +153,3 @@ def _evals_ratio(records: Sequence[Record]) -> float | None:
 
 def _compared(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if "gauss_evals" in record]
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.mean(map(float, values))
