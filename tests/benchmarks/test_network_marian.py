@@ -126,7 +126,7 @@ def test_torch_agrees(net, points, expected, output):
         # Float32 leaves 1e-5 of the largest or a little more, after eight layers.
         assert_close(values, expected[output][0][rows], tolerance=1e-4)
         # A ReLU whose input is within rounding of 0 may have either slope: a row where that happens
-        # differs by one unit's part. (In float64 all rows agree to 1e-10.)
+        # differs by one unit's part. (In float64 rows agree to 1e-10: see below.)
         apart = [distance(*pair) for pair in zip(gradients, expected[output][1][rows], strict=True)]
         assert np.median(apart) < 1e-4 and max(apart) < 0.05
 
