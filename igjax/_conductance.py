@@ -180,13 +180,14 @@ def neuron_conductance(
     Source: Dhamdhere, Sundararajan & Yan 2018 (arXiv:1805.12233), eq. 1.
     """
 
-    def differentiate(value: Callable[[Tree], jax.Array]) -> Callable[[Tree], Tree]:
-        def through_neuron(x: Tree) -> Tree:
-            head, tail = cut(value, name, (x,), {})
+    def differentiate(of: Callable[[Tree], jax.Array]) -> Callable[[Tree], tuple[Tree, Tree]]:
+        def through_neuron(x: Tree) -> tuple[Tree, Tree]:
+            head, tail = cut(of, name, (x,), {})
             h, pull_back = jax.vjp(lambda x: layer_value(head(x), name), x)
             counts = jax.grad(functools.partial(pick_neuron, neuron))(h)
-            (through,) = pull_back(jax.tree.map(jnp.multiply, jax.grad(tail)(h, x), counts))
-            return through
+            value, slope = jax.value_and_grad(tail)(h, x)
+            (through,) = pull_back(jax.tree.map(jnp.multiply, slope, counts))
+            return through, value
 
         return through_neuron
 

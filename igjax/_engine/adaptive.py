@@ -1,17 +1,29 @@
 """Integration to a tolerance: nested rules of Gregory, one after the other, until one is enough.
 
 The rules of 1, 2, 4, 8 … nodes contain one another. Their nodes are visited rule by rule, and the
-sums that belong to all the rules are kept side by side: a node adds to every rule that has it. That
-is the whole memory of what has been evaluated, whatever its number.
+sums that belong to all the rules are kept side by side: a node adds to every rule that has it. Of
+the nodes themselves no more is kept than a few numbers: ``notes``.
 
-The first 16 nodes are also a pilot. If that is not enough, and the integrand does not look smooth,
-it starts again with nodes that are dense where the gradient was seen to change: ``density``.
+It begins with a pilot: 16 nodes, and two observers just inside the ends of the path, which belong
+to no rule. If that is not enough, there are three ways to go on. Where a panel between two nodes
+may hide much of the whole (``panels``), up to four rounds of nodes look closer there, and then the
+rules begin anew with placed nodes, whose share of each panel is what it needs. If no panel stands
+out, but the integrand does not look smooth, they begin anew with nodes that are dense where the
+gradient was seen to change (``density``). Otherwise they go on with equal steps.
 
-The error is estimated from the last two changes of the attributions in the L1 norm: ``d1``, of the
-step to the finest rule, and ``d2``, of the one before. With ``q = d1 / d2`` the changes to come are
-``d1 q, d1 q^2, …``. In a ReLU network the gradient jumps at many places of the path, so that they
-have little to do with one another, and add up as their squares do, to ``d1 q / sqrt(1 - q^2)``.
-Where the integrand is smooth, they are much smaller than that.
+The error is estimated from four things that a rule knows:
+
+- the change of the attributions, in the L1 norm, in the step to it: ``d1``. With ``q = d1 / d2``,
+  of the change in the step before, the changes to come are ``d1 q, d1 q^2, …``. In a ReLU network
+  the gradient jumps at many places of the path, so that they have little to do with one another,
+  and add up as their squares do, to ``d1 q / sqrt(1 - q^2)``. Where the integrand is smooth, they
+  are much smaller than that.
+- the completeness gap.
+- the changes of F from node to node, less what its slopes say: there nothing cancels.
+- how different the contributions at the outermost nodes are from those at the observers.
+
+What it can't see is what none of them shows: a spike between two nodes whose ends look alike, and
+which leaves F as it was.
 """
 
 import functools
@@ -19,19 +31,41 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
+import numpy as np
 
-from igjax._engine import density
+from igjax._engine import density, panels, placement, values
+from igjax._engine.chunks import contract, no_sum
 from igjax._engine.integration import Integration, Plan, Planner, Problem
-from igjax._engine.report import Account, completeness_gap, relative
-from igjax._engine.tiles import Schedule, schedule
-from igjax._engine.visits import Carry, Policy, visits
-from igjax._precision import sum_dtype, tree_dtype
-from igjax._sharding import NodeSharding, add_up, vary_like
+from igjax._engine.nested import Nested, shift
+from igjax._engine.notes import (
+    BUCKETS,
+    KNOWN,
+    as_sums,
+    flat,
+    length,
+    like_outputs,
+    of_node,
+    sketch,
+)
+from igjax._engine.panels import Areas, Panels
+from igjax._engine.report import Account, relative
+from igjax._jaxpr.convolutions import with_fast_convolutions
+from igjax._quadrature.gauss import Floats
+from igjax._precision import tree_dtype
+from igjax._sharding import NodeSharding, add_up, put_together, vary_like
 from igjax._trees import Tree
 from igjax.quadrature import Tolerance
 
-_AT_ONCE = 16  # nodes
+PILOT = 16  # nodes, to look at the error for the first time, and to see where more are needed
+OBSERVERS = 2
+DISTANCE = 2.0**-16  # of the observers from the ends, where a gradient may not be defined
+MOST_AT_ONCE = 64  # nodes: with more, too few steps would be left to decide
+
+# What follows was chosen on 1,206 attributions of 67 kinds of small functions (12 draws of each,
+# and rtol 0.1, 0.03, 0.01): networks of all kinds, and functions that are steep, cancel or alias
+# on purpose. ``python -m benchmarks --only families`` tries it on others.
 
 # How the change from one rule to the next may shrink. On ReLU networks it halves on the whole, but
 # now and then it is far below the half by chance: a small ratio is not taken at its word. That of a
@@ -39,250 +73,569 @@ _AT_ONCE = 16  # nodes
 # that of a rule too coarse to tell anything.
 RATIOS = (0.5, 0.9)
 FEW, RATIO_OF_FEW = 32, 0.7
-# Chosen on 207 attributions of four real networks, replayed with rtol 0.1, 0.03 and 0.01: none was
-# worse than asked for, the worst at 0.76 of that, for 87 gradients on average. With 1 in its place
-# one was worse, by an eighth, for 76. With 0.5 for RATIO_OF_FEW three were, by a quarter at most,
-# for 82. (With equal steps all the way it takes 108 gradients.)
 SAFETY = 1.25
 SMOOTH = 0.3  # a ratio of changes: what shrinks faster is smooth, and goes on with equal steps
-ROUNDINGS = 8  # of a value, in units of its last place, that a network's rounding may come to
+# Where a panel stood out, the integrand is steep, and no part of the error makes up for another.
+# Its changes are then less regular too: the one before counts by this much.
+SAFETY_IF_STEEP, PREVIOUS_IF_STEEP = 1.8, 0.5
+BETWEEN_OBSERVER = 0.5  # of the way to the observer may be as different as it is
+FLOOR = 3  # of attributions: roundings of the coarsest dtype that the function computes in
+
+# A panel stands out that may hide this share of the whole.
+STANDS_OUT = 0.15
+ROUNDS_OF = 64  # nodes, in all rounds together
+# Nodes that all see the same, and an observer that sees something else: then the nodes may have
+# been in step with the integrand. By this much more than from node to node, and of the whole.
+ALARM, ALARM_OF_WHOLE = 8.0, 0.3
+
+_PILOT, _CLOSER, _RULES = range(3)  # stages
 
 
-class Tile(NamedTuple):
-    """What is known of a tile of nodes beforehand.
+class Sums(NamedTuple):
+    """What is added up over the nodes, in the precision of sums.
 
     Attributes:
-      number: of tiles before it.
-      nodes: shape ``(2, size)``: this device's part of the tile of either route.
-      weights: shape ``(2, levels, size)``: likewise.
-      complete: shape ``(2,)``: as in ``Schedule``.
+      rules: for each rule, an axis in front of the integrand's.
+      observed: at the two observers.
+      nearest: at the nodes that are nearest to them.
     """
 
-    number: jax.Array
-    nodes: jax.Array
-    weights: jax.Array
-    complete: jax.Array
+    rules: Tree
+    observed: Tree
+    nearest: Tree
 
 
-class State(NamedTuple):
-    """What has been found so far.
+class Seen(NamedTuple):
+    """What was seen so far. Constants to derivatives.
 
     Attributes:
-      changes: shape ``(pilot, size - 1, outputs)``: from node to node in the pilot's tiles.
-      placed: whether the second route was taken.
-      table: the density of the nodes on it.
+      num_evals: at how many nodes.
+      nearest: the outermost nodes of the rules.
+      panels: what the pilot and the closer looks saw.
+      known: of the nodes of the rules, by rank; the derivatives are those by t.
+      scale: of sketches, for each output, to make L1 norms of them.
+    """
+
+    num_evals: jax.Array
+    nearest: jax.Array
+    panels: Panels
+    known: jax.Array
+    scale: jax.Array
+
+
+class Decided(NamedTuple):
+    """What was made of that. Constants to derivatives.
+
+    Attributes:
+      stopped: whether it is enough.
+      stage: what tiles are of: the pilot, a closer look, or the rules.
+      tile: the number of the next one.
+      rounds: of closer looks.
+      placed: whether the nodes of the rules are placed.
+      placement: where nodes go.
       level: of the last rule that was looked at.
-      account: of that rule.
+      error: of that, for each output.
+      size: its L1 norm, likewise.
+      converged: whether it is good enough.
     """
 
-    changes: jax.Array
+    stopped: jax.Array
+    stage: jax.Array
+    tile: jax.Array
+    rounds: jax.Array
     placed: jax.Array
-    table: jax.Array
+    placement: jax.Array
     level: jax.Array
-    account: Account
+    error: jax.Array
+    size: jax.Array
+    converged: jax.Array
+
+
+Carry = tuple[Sums, Seen, Decided]
 
 
 def planner(tolerance: Tolerance) -> Planner:
     """Returns the planner of a sound tolerance."""
-    at_once = min(_AT_ONCE, tolerance.max_evals)
-    return Planner(at_once, True, functools.partial(_plan, tolerance))
+    return Planner(PILOT + OBSERVERS, True, functools.partial(_plan, tolerance))
 
 
 def _plan(
     tolerance: Tolerance, batch_size: int | None, devices: int, dtype: jax.typing.DTypeLike
 ) -> Plan:
-    plan = schedule(tolerance.max_evals, batch_size or _AT_ONCE, devices)
-    nodes, weights = jnp.asarray(plan.nodes, dtype), jnp.asarray(plan.weights, dtype)
-    return Plan(nodes, weights, functools.partial(_integration, tolerance, plan))
-
-
-def _integration(
-    tolerance: Tolerance,
-    plan: Schedule,
-    problem: Problem,
-    nodes: jax.Array,
-    weights: jax.Array,
-    sharding: NodeSharding | None,
-) -> Integration:
-    """Returns how ``plan`` is gone through, with this device's part of its nodes and weights."""
-    course = _Course(tolerance, plan, problem, sharding)
-    complete = jnp.asarray(plan.complete)
-    looks = jnp.any(complete >= 0, axis=1)
-    tiles = Tile(jnp.arange(len(plan.nodes), dtype=jnp.int32), nodes, weights, complete)
-    way = visits(
-        problem.integrand.at,
-        problem.integrand.zero,
-        jax.tree.map(lambda leaf: leaf[0], tiles),
-        Policy(course.start(), course.visit, course.observe, course.note, course.judge),
+    most = tolerance.max_evals - OBSERVERS
+    at_once = batch_size or PILOT + OBSERVERS
+    nested = Nested(
+        _power_of_two(min(at_once * devices, MOST_AT_ONCE, most)),
+        _power_of_two(most).bit_length(),
     )
+    # One for each device, to tell them apart: they work out their nodes themselves.
+    ones = jnp.ones((devices,), dtype)
 
-    def result(carry: Carry) -> tuple[Tree, Account]:
-        sums, (_, state) = carry
-        return course.by_rule(sums, state.level), state.account
+    def integration(
+        problem: Problem, own: jax.Array, _: jax.Array, sharding: NodeSharding | None
+    ) -> Integration:
+        return _course(tolerance, nested, at_once, problem, own, sharding).parts()
 
-    return Integration(
-        begin=lambda: way.start,
-        tiles=(tiles, looks),
-        opening=len(plan.pilot),
-        step=way.step,
-        go_on=way.go_on,
-        stopped=lambda carry: carry[1][0],
-        result=result,
-    )
+    return Plan(ones, ones, integration)
+
+
+def _power_of_two(n: int) -> int:
+    """Returns ``n``, rounded down."""
+    return int(2 ** (n.bit_length() - 1))
 
 
 class _Course(NamedTuple):
-    """The policy: which nodes are visited, and when that is enough."""
+    """The way that an integration takes.
+
+    Attributes:
+      tolerance: how good, and how many.
+      nested: the rules.
+      at_once: how many nodes a device evaluates at once.
+      problem: what is integrated.
+      own: an array that varies over devices.
+      sharding: the devices that share the nodes, or None.
+      outputs: the shapes of what there is for each output.
+      ends: F(x') and F(x), for each output; zeros where they say nothing.
+    """
 
     tolerance: Tolerance
-    plan: Schedule
+    nested: Nested
+    at_once: int
     problem: Problem
+    own: jax.Array
     sharding: NodeSharding | None
+    outputs: Tree
+    ends: tuple[jax.Array, jax.Array]
 
-    def start(self) -> State:
-        """Makes the state in which nothing is found, and no node placed."""
-        integrand, x, norm, _ = self.problem
-        dtype = tree_dtype(x)
-        zero = jax.eval_shape(lambda: norm(integrand.attributions(_as_sums(integrand.zero()))))
-        outputs = sum(leaf.size for leaf in jax.tree.leaves(zero))
-        error = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zero)
+    def parts(self) -> Integration:
+        """Returns the integration."""
+        # Once more than there are tiles: the first step is a look at the pilot.
+        steps = 1 + (ROUNDS_OF + self.nested.nodes) // self.nested.size
+        return Integration(
+            begin=self.begin,
+            look=self.look,
+            tiles=jnp.arange(steps, dtype=jnp.int32),
+            step=self.step,
+            go_on=self.go_on,
+            stopped=lambda carry: carry[2].stopped,
+            result=self.result,
+        )
+
+    @property
+    def dtype(self) -> Any:
+        """Returns the dtype of the path."""
+        return tree_dtype(self.problem.x)
+
+    @property
+    def devices(self) -> int:
+        """Returns how many share the nodes."""
+        return 1 if self.sharding is None else self.sharding.size
+
+    @property
+    def pilot(self) -> int:
+        """Returns the number of nodes of the first rule that is looked at."""
+        return max(PILOT, self.nested.size)
+
+    @property
+    def looked_at(self) -> Floats:
+        """Returns where those of the pilot's nodes are that tell the panels: so many are enough."""
+        level = self.pilot.bit_length() - 1
+        return (np.arange(0, self.pilot, self.pilot // PILOT) + shift(level)) / self.pilot
+
+    @property
+    def round_of(self) -> int:
+        """Returns the number of nodes of a round of closer looks."""
+        return max(PILOT, self.nested.size)
+
+    # What is evaluated.
+
+    def begin(self) -> Carry:
+        """Evaluates the pilot and the observers."""
+        nested, dtype, pilot = self.nested, self.dtype, self.pilot
+        level = pilot.bit_length() - 1
+        ranks = nested.first(level) + nested.step(level) * np.arange(pilot, dtype=np.int32)
+        ranks = jnp.asarray(ranks)
+        inner = nested.places(ranks, dtype)
+        ends = jnp.array([DISTANCE, 1.0 - DISTANCE], dtype)
+        alpha = jnp.concatenate([ends[:1], inner, ends[1:]])
+        one = jnp.eye(pilot + OBSERVERS, dtype=dtype)
+        of_rules = jnp.pad(nested.weights(ranks, dtype), [(0, 0), (1, 1)])
+        rows, notes, lengths = self._all_at(
+            alpha, jnp.concatenate([of_rules, one[:2], one[-2:]])
+        )
+        rules = jax.tree.map(lambda leaf: leaf[:-4], rows)
+        observed = jax.tree.map(lambda leaf: leaf[jnp.array([-4, -1])], rows)
+        nearest = jax.tree.map(lambda leaf: leaf[-3:-1], rows)
+
+        total = jnp.sum(jnp.abs(notes[KNOWN:]), axis=(0, 2))
+        scale = jnp.sum(lengths, axis=0) / jnp.where(total == 0.0, 1.0, total)
+        chosen = np.r_[0, 1 : pilot + 1 : pilot // PILOT, pilot + 1]
+        known = jnp.zeros((KNOWN, len(scale), nested.nodes), dtype)
+        seen = Seen(
+            num_evals=jnp.asarray(pilot + OBSERVERS, jnp.int32),
+            nearest=jnp.stack([inner[0], inner[-1]]),
+            panels=panels.of_nodes(
+                alpha[chosen], _scaled(notes[..., chosen], scale), self.ends, ROUNDS_OF
+            ),
+            known=known.at[..., ranks].set(notes[:KNOWN, :, 1:-1]),
+            scale=scale,
+        )
         none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        tiles, size = self.plan.pilot.shape
-        return State(
-            jnp.zeros((tiles, size - 1, outputs), dtype),
-            no,
-            jnp.ones(density.CELLS + 1, dtype),
-            none,
-            Account(error, none, no),
+        decided = Decided(
+            stopped=no,
+            stage=jnp.full_like(none, _PILOT),
+            tile=none,
+            rounds=none,
+            placed=no,
+            placement=placement.even(len(seen.panels.alpha), dtype),
+            level=none,
+            error=jnp.zeros_like(scale),
+            size=jnp.zeros_like(scale),
+            converged=no,
+        )
+        told = (notes, self.tolerance.rtol, self.tolerance.atol, self.ends)
+        arrays = [leaf for leaf in jax.tree.leaves(told) if isinstance(leaf, jax.Array)]
+        return Sums(rules, observed, nearest), *_constant(vary_like(arrays, (seen, decided)))
+
+    def _all_at(self, alpha: jax.Array, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+        """Returns sums over the nodes by each row of weights, their notes, and their lengths.
+
+        A device evaluates its share, no more than ``at_once`` of them at once.
+        """
+        count = len(alpha)
+        chunks = -(-count // (self.at_once * self.devices))
+        share = -(-count // (chunks * self.devices))
+        lanes = self._lanes(chunks * share)
+        held = (lanes < count).astype(weights.dtype)
+        lanes = jnp.minimum(lanes, count - 1)
+        own = alpha[lanes].reshape(chunks, share)
+        rows = (weights[:, lanes] * held[None]).reshape(-1, chunks, share).swapaxes(0, 1)
+        problem = self.problem
+
+        @jax.checkpoint
+        @with_fast_convolutions
+        def chunk(alpha: jax.Array, weights: jax.Array) -> tuple[Tree, Any]:
+            seen = jax.vmap(problem.integrand.at)(alpha)
+            still = jax.lax.stop_gradient(seen)
+            known = jax.vmap(functools.partial(of_node, problem))(still)
+            sketches = jax.vmap(functools.partial(sketch, problem))(still.contribution)
+            lengths = jax.vmap(functools.partial(length, problem))(still.contribution)
+            notes = jnp.concatenate([known, sketches], axis=1)
+            return contract(weights, seen.contribution), (notes, lengths)
+
+        if chunks == 1:
+            sums, seen = chunk(own[0], rows[0])
+        else:
+
+            def add(sums: Tree, told: tuple[jax.Array, jax.Array]) -> tuple[Tree, Any]:
+                more, seen = chunk(*told)
+                return jax.tree.map(jnp.add, sums, more), seen
+
+            nothing = no_sum(problem.integrand.zero(), rows[0])
+            sums, seen = jax.lax.scan(add, nothing, (own, rows))
+            seen = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), seen)
+        notes, lengths = put_together(_constant(seen), self.sharding)
+        return sums, jnp.moveaxis(notes[:count], 0, 2), lengths[:count]
+
+    def _lanes(self, share: int) -> jax.Array:
+        """Returns the numbers of this device's nodes, if each has so many."""
+        lanes = jnp.arange(share, dtype=jnp.int32)
+        if self.sharding is None:
+            return lanes
+        return lanes + jax.lax.axis_index(self.sharding.axes).astype(jnp.int32) * share
+
+    def step(self, carry: Carry, _: jax.Array) -> Carry:
+        """Visits a tile if that is needed, and looks how good it is."""
+        idle = carry[2].stopped | (carry[2].stage == _PILOT)
+        closer = ~idle & (carry[2].stage == _CLOSER)
+        evaluate = functools.partial(self._evaluate_if, ~_all(idle), ~_all(~closer))
+        return self.look(self._visit(carry, idle, evaluate))
+
+    def go_on(self, carry: Carry, _: jax.Array) -> Carry:
+        """Does the same, where nobody is idle."""
+        closer = carry[2].stage == _CLOSER
+        evaluate = functools.partial(self._evaluate, ~_all(~closer))
+        return self.look(self._visit(carry, carry[2].stopped, evaluate))
+
+    def _evaluate(
+        self, closer: jax.Array, alpha: jax.Array, weights: jax.Array
+    ) -> tuple[Tree, jax.Array]:
+        """Returns sums over a tile's nodes, and notes node by node, with sketches if closer."""
+        problem = self.problem
+
+        @with_fast_convolutions
+        def evaluate(alpha: jax.Array, weights: jax.Array) -> tuple[Tree, Any]:
+            seen = jax.vmap(problem.integrand.at)(alpha)
+            return contract(weights, seen.contribution), _constant(seen)
+
+        sums, seen = evaluate(alpha, weights)
+        known = jax.vmap(functools.partial(of_node, problem))(seen)
+        sketches = jax.lax.cond(
+            closer,
+            jax.vmap(functools.partial(sketch, problem)),
+            lambda _: self._unseen(len(alpha))[:, KNOWN:],
+            seen.contribution,
+        )
+        return sums, jnp.concatenate([known, sketches], axis=1)
+
+    def _unseen(self, count: int) -> jax.Array:
+        """Returns the notes of nodes that nobody looked at, node by node."""
+        zeros = jnp.zeros((count, KNOWN + BUCKETS, len(self.ends[0])), self.dtype)
+        unseen: jax.Array = vary_like((self.own, self.problem.x, self.ends), zeros)
+        return unseen
+
+    def _evaluate_if(
+        self, running: jax.Array, closer: jax.Array, alpha: jax.Array, weights: jax.Array
+    ) -> tuple[Tree, jax.Array]:
+        """Does so if anything is running."""
+        nothing = no_sum(self.problem.integrand.zero(), weights), self._unseen(len(alpha))
+
+        # Outside of the branch: so that only a flag is kept for reverse mode, and not what the
+        # branch closes over (all the weights of a network, once for every tile).
+        @jax.checkpoint
+        def evaluate_if(running: jax.Array, *told: jax.Array) -> tuple[Tree, jax.Array]:
+            return jax.lax.cond(running, self._evaluate, lambda *_: nothing, *told)
+
+        return evaluate_if(running, closer, alpha, weights)
+
+    def _visit(
+        self, carry: Carry, idle: jax.Array, evaluate: Callable[..., tuple[Tree, jax.Array]]
+    ) -> Carry:
+        """Visits the next tile, unless idle."""
+        sums, seen, decided = carry
+        nested, size = self.nested, self.nested.size
+        closer = decided.stage == _CLOSER
+        lanes = self._lanes(-(-size // self.devices))
+        inside, lanes = lanes < size, jnp.minimum(lanes, size - 1)
+        tile = jnp.where(closer, 0, decided.tile)
+        ranks = nested.ranks(tile, lanes)
+        even = nested.places(ranks, self.dtype)
+        of_round = (decided.tile * size + lanes).astype(self.dtype) + 0.5
+        alpha, stretch = placement.place(
+            decided.placement, jnp.where(closer, of_round / self.round_of, even)
+        )
+        placed = closer | decided.placed
+        alpha, stretch = jnp.where(placed, alpha, even), jnp.where(placed, stretch, 1.0)
+
+        of_rules = nested.weights(ranks, self.dtype) * stretch[None]
+        outermost = jnp.stack([lanes == 0, lanes == size - 1]).astype(self.dtype)
+        rows = jnp.where(inside[None] & ~closer, jnp.concatenate([of_rules, outermost]), 0.0)
+        fresh, notes = evaluate(alpha, rows)
+        notes, alpha, stretch = put_together(
+            (_constant(notes), alpha, stretch), self.sharding
+        )
+        notes, alpha = jnp.moveaxis(notes[:size], 0, 2), alpha[:size]
+        by_t = jnp.stack([jnp.ones_like(alpha), stretch[:size]])[:, None]
+
+        counts = ~idle & ~closer
+        afresh = counts & (tile == 0)
+        ends = jnp.stack([alpha[0], alpha[-1]])
+        further = jnp.stack([ends[0] < seen.nearest[0], ends[1] > seen.nearest[1]])
+        moved = counts & (afresh | further)
+        rules = jax.tree.map(
+            lambda old, new: jnp.where(counts, jnp.where(afresh, new, old + new), old),
+            sums.rules,
+            jax.tree.map(lambda leaf: leaf[:-2], fresh),
+        )
+        nearest = jax.tree.map(
+            lambda old, new: jnp.where(_in_front(moved, new), new, old),
+            sums.nearest,
+            jax.tree.map(lambda leaf: leaf[-2:], fresh),
+        )
+        every = nested.ranks(tile, jnp.arange(size, dtype=jnp.int32))
+        known = seen.known.at[..., every].set(notes[:KNOWN] * by_t)
+        more = jnp.where(idle, 0, 1)
+        seen = seen._replace(
+            num_evals=seen.num_evals + more * size,
+            nearest=jnp.where(moved, ends, seen.nearest),
+            panels=panels.with_nodes(
+                seen.panels, alpha, _scaled(notes, seen.scale), ~idle & closer
+            ),
+            known=jnp.where(counts, known, seen.known),
+        )
+        decided = decided._replace(tile=decided.tile + more)
+        return Sums(rules, sums.observed, nearest), seen, decided
+
+    # What is decided.
+
+    def look(self, carry: Carry) -> Carry:
+        """Looks how good it is, where a rule or a round is complete, and decides how to go on."""
+        sums, seen, decided = carry
+        nodes = decided.tile * self.nested.size
+        least = jnp.where(decided.rounds > 0, 2 * PILOT, PILOT)
+        rule = (decided.stage == _RULES) & (nodes & (nodes - 1) == 0) & (nodes >= least)
+        closer = (decided.stage == _CLOSER) & (nodes == self.round_of)
+        due = ~decided.stopped & (rule | closer | (decided.stage == _PILOT))
+
+        def decide(carry: Carry) -> Decided:
+            varying: Decided = vary_like(carry[2], self._decide(*carry))
+            return varying
+
+        new = jax.lax.cond(~_all(~due), decide, lambda carry: carry[2], _constant(carry))
+        kept = jax.tree.map(lambda old, new: jnp.where(due, new, old), decided, new)
+        return sums, seen, kept
+
+    def _decide(self, sums: Sums, seen: Seen, decided: Decided) -> Decided:
+        """Returns what is made of what is seen now."""
+        nested, pilot, most = self.nested, self.pilot, self.tolerance.max_evals
+        of_rules, of_pilot = decided.stage == _RULES, decided.stage == _PILOT
+        nodes = jnp.where(of_rules, decided.tile * nested.size, pilot)
+        level = 31 - jax.lax.clz(nodes)
+        error, size, smooth = self._error(sums, seen, decided, level)
+        atol, rtol = (
+            jnp.asarray(t, self.dtype) for t in (self.tolerance.atol, self.tolerance.rtol)
+        )
+        good, finite = jnp.all(error <= atol + rtol * size), jnp.all(jnp.isfinite(error))
+
+        complete = self.problem.values is not None
+        found = panels.areas(seen.panels, complete=complete)
+        alarm = of_pilot & _alarm(found)
+        stands_out = jnp.any(found.areas > STANDS_OUT * found.whole[:, None]) | alarm
+        # Enough has to be left for the rules.
+        more = (decided.rounds * self.round_of < ROUNDS_OF) & (
+            seen.num_evals + self.round_of + 4 * PILOT <= most
+        )
+        closer = ~of_rules & stands_out & more
+        anew = ~of_pilot | (~smooth & (seen.num_evals + 2 * pilot <= most))
+        anew = ~of_rules & ~closer & anew
+        straight = of_pilot & ~closer & ~anew
+        another = (seen.num_evals + nodes <= most) & (level < nested.levels - 1)
+        judged = of_pilot | of_rules
+        enough = (good & ~alarm) | ~finite | ((of_rules | straight) & ~another)
+        steep = decided.rounds > 0
+        return Decided(
+            stopped=judged & enough,
+            stage=jnp.where(closer, _CLOSER, _RULES),
+            tile=jnp.where(of_rules, decided.tile, jnp.where(straight, pilot // nested.size, 0)),
+            rounds=decided.rounds + closer.astype(jnp.int32),
+            placed=decided.placed | anew,
+            placement=jnp.where(
+                of_rules, decided.placement, self._placement(found, steep | closer, ~closer)
+            ),
+            level=jnp.where(judged, level, decided.level),
+            error=jnp.where(judged, error, decided.error),
+            size=jnp.where(judged, size, decided.size),
+            converged=jnp.where(judged, good & ~alarm, decided.converged),
         )
 
-    def visit(self, state: State, tile: Tile) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns nodes and weights of the tile on the route taken; whether sums begin afresh."""
-        t, weights = _on_route(state, tile.nodes), _on_route(state, tile.weights)
-        alpha, stretch = density.place(state.table, t)
-        devices = 1 if self.sharding is None else self.sharding.size
-        afresh = (state.placed | (devices > 1)) & (tile.number == len(self.plan.pilot))
-        return (
-            jnp.where(state.placed, alpha, t),
-            jnp.where(state.placed, weights * stretch[None], weights),
-            afresh,
+    def _placement(self, found: Areas, by_panel: jax.Array, smooth: jax.Array) -> jax.Array:
+        """Returns where nodes go: by panels, or else by the density."""
+        points = len(found.ends)
+        # If there was no closer look, these are the changes from node to node of the pilot.
+        spread = density.masses(found.changes[:, 2 : PILOT + 1], self.looked_at, points - 1)
+        even = placement.even(points, self.dtype)[0]
+        return placement.through(
+            jnp.where(by_panel, found.ends, even),
+            jnp.where(by_panel, panels.masses(found, smooth), spread),
         )
 
-    def observe(self, values: Tree, tile: Tile) -> jax.Array:
-        """Returns how much changes from node to node, in the pilot; zeros after it."""
-        tiles, size = self.plan.pilot.shape
-        unseen = self.start().changes
-        nothing = vary_like(values, jnp.zeros(unseen.shape[1:], unseen.dtype))
-        if not tiles:
-            return nothing
-        changes = functools.partial(_changes, self.problem, size)
-        return jax.lax.cond(tile.number < tiles, changes, lambda _: nothing, values)
-
-    def note(self, state: State, seen: jax.Array, tile: Tile) -> State:
-        """Returns the state with what was observed."""
-        pilot = jnp.arange(len(self.plan.pilot), dtype=jnp.int32)
-        here = pilot[:, None, None] == tile.number
-        noted = state.changes + here.astype(seen.dtype) * seen[None]
-        return state._replace(changes=noted)
-
-    def judge(self, sums: Tree, state: State, tile: Tile) -> tuple[jax.Array, State]:
-        """Returns whether to stop, and the state with what is known by then."""
-        complete = _on_route(state, tile.complete)
-        asked, level = complete >= 0, jnp.maximum(complete, 0)
-        account, smooth, broken = self.look(sums, level, state.placed)
-        last = self.plan.complete.max(axis=0)
-        ended = account.converged | broken | (level == _on_route(state, last))
-        state = jax.tree.map(
-            lambda new, old: jnp.where(asked, new, old),
-            state._replace(level=level, account=account),
-            state,
-        )
-        if len(self.plan.pilot):
-            parting = tile.number == len(self.plan.pilot) - 1
-            table = density.density(state.changes, self.plan.pilot)
-            state = state._replace(
-                placed=jnp.where(parting, ~smooth, state.placed),
-                table=jnp.where(parting, table, state.table),
-            )
-        return asked & ended, state
-
-    def look(
-        self, sums: Tree, level: jax.Array, placed: jax.Array
-    ) -> tuple[Account, jax.Array, jax.Array]:
-        """Estimates the error of the rule of a level.
+    def _error(
+        self, sums: Sums, seen: Seen, decided: Decided, level: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Estimates the error of a level's rule, for each output.
 
         Returns:
-          Its account; whether the integrand looks smooth; and whether the error is not finite,
-          which more nodes can't mend.
+          It; the L1 norm of the attributions; and whether the integrand looks smooth.
         """
-        _, x, norm, values = self.problem
-        newest, previous, first = (self.by_rule(sums, jnp.maximum(level - n, 0)) for n in range(3))
-        changes = _change(norm, newest, previous), _change(norm, previous, first)
-        smooth = _every(jax.tree.map(lambda new, old: new <= SMOOTH * old, *changes))
-        few = (2**level <= FEW) & (placed | ~smooth)
-        error = jax.tree.map(functools.partial(_extrapolated, few), *changes)
-        if values is not None:
-            gap = completeness_gap(x, newest, *values)
-            error = jax.tree.map(_at_least, error, gap, *values)
-        size, dtype = norm(newest), tree_dtype(x)
-        atol, rtol = (jnp.asarray(t, dtype) for t in (self.tolerance.atol, self.tolerance.rtol))
-        good = _every(jax.tree.map(lambda e, size: e <= atol + rtol * size, error, size))
-        broken = ~_every(jax.tree.map(jnp.isfinite, error))
-        num_evals = 2**level + jnp.where(placed, self.plan.pilot.size, 0)
-        return Account(jax.tree.map(relative, error, size), num_evals, good), smooth, broken
+        steep = decided.rounds > 0
 
-    def by_rule(self, sums: Tree, level: jax.Array) -> Tree:
-        """Returns the attributions by the rule of a level."""
+        def compared(rules: jax.Array, observed: jax.Array, nearest: jax.Array) -> jax.Array:
+            """Returns, in rows, of what the L1 norms are needed."""
+            three = jax.lax.dynamic_slice_in_dim(rules, level - 2, 3)
+            return jnp.concatenate([three[2:], jnp.diff(three, axis=0), observed - nearest])
+
+        rows = jax.vmap(self.problem.integrand.attributions)(jax.tree.map(compared, *sums))
+        norms = jax.vmap(self.problem.norm)(add_up(rows, self.sharding))
+        size, before, last, *apart = jax.vmap(lambda n: flat(n, self.dtype))(norms)
+        smooth = jnp.all(last <= SMOOTH * before)
+        few = (2**level <= FEW) & (decided.placed | ~smooth)
+        change = _extrapolated(last, before, few, steep)
+        ways = seen.nearest[0] - DISTANCE, 1.0 - DISTANCE - seen.nearest[1]
+        beyond = sum(jnp.maximum(way, 0.0) * row for way, row in zip(ways, apart, strict=True))
+        beyond = BETWEEN_OBSERVER * beyond
+        if self.problem.values is None:
+            return change + beyond, size, smooth
+
+        known = seen.known[..., self.nested.slots(level)]
+        first = jnp.where(level & 1 == 1, shift(1), shift(0)).astype(self.dtype)
+        between = values.between_nodes(self.problem, known, 2**level, first)
+        newest = jax.tree.map(lambda leaf: leaf[0], rows)
+        gap = values.gap(self.problem, add_up(newest, self.sharding))
+        together = jnp.sqrt(change**2 + between**2 + gap**2)
+        error = jnp.where(steep, change + between + gap, together)
+        return error + beyond, size, smooth
+
+    def result(self, carry: Carry) -> tuple[Tree, Account]:
+        """Returns the attributions of the last rule that was looked at, and its account."""
+        sums, seen, decided = carry
         row = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, level, keepdims=False), sums
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, decided.level, keepdims=False),
+            sums.rules,
         )
-        return add_up(self.problem.integrand.attributions(row), self.sharding)
+        attributions = add_up(self.problem.integrand.attributions(row), self.sharding)
+        error = like_outputs(relative(decided.error, decided.size), self.outputs)
+        return attributions, Account(error, seen.num_evals, decided.converged)
 
 
-def _on_route(state: State, both: Any) -> jax.Array:
-    """Returns what of ``both`` belongs to the route taken."""
-    # Not by jnp.where: on a mesh with explicit axes JAX 0.8 would have all of that sharded alike.
-    straight, placed = jnp.asarray(both[0]), jnp.asarray(both[1])
-    taken = state.placed.astype(straight.dtype)
-    return (1 - taken) * straight + taken * placed
-
-
-def _changes(problem: Problem, count: int, values: Tree) -> jax.Array:
-    """Returns how much the attributions change between the first nodes, for each output."""
-    integrand, x, norm, _ = problem
-    steps = jax.tree.map(lambda v: jnp.diff(v[:count], axis=0), _as_sums(values))
-    norms = jax.vmap(lambda step: norm(integrand.attributions(step)))(steps)
-    columns = [norm.reshape(len(norm), -1) for norm in jax.tree.leaves(norms)]
-    return jnp.concatenate([column.astype(tree_dtype(x)) for column in columns], axis=1)
-
-
-def _as_sums(values: Tree) -> Tree:
-    """Returns ``values`` in the precision of sums."""
-    return jax.tree.map(lambda value: value.astype(sum_dtype(value.dtype)), values)
-
-
-def _change(norm: Callable[[Tree], Tree], new: Tree, old: Tree) -> Tree:
-    return norm(jax.tree.map(jnp.subtract, new, old))
-
-
-def _extrapolated(few: jax.Array, last: jax.Array, previous: jax.Array) -> jax.Array:
-    """Estimates the error of what changed by ``last``, after it had changed by ``previous``."""
-    # One ratio is not to be trusted when it promises much, or nothing at all.
-    least = RATIOS[0] + (RATIO_OF_FEW - RATIOS[0]) * few.astype(last.dtype)
-    ratio = jnp.clip(last / jnp.where(previous == 0.0, last, previous), least, RATIOS[1])
-    return jnp.where(last == 0.0, 0.0, SAFETY * last * ratio / jnp.sqrt(1.0 - ratio**2))
-
-
-def _at_least(
-    error: jax.Array, gap: jax.Array, value: jax.Array, baseline_value: jax.Array
-) -> jax.Array:
-    """Returns ``error``, but no less than the gap as far as that is not rounding of the values."""
-    finfo: Any = jnp.finfo
-    rounding = (
-        ROUNDINGS * float(finfo(value.dtype).eps) * (jnp.abs(value) + jnp.abs(baseline_value))
+def _course(
+    tolerance: Tolerance,
+    nested: Nested,
+    at_once: int,
+    problem: Problem,
+    own: jax.Array,
+    sharding: NodeSharding | None,
+) -> _Course:
+    """Returns the way that an integration takes."""
+    integrand, dtype = problem.integrand, tree_dtype(problem.x)
+    outputs = jax.eval_shape(
+        lambda: problem.norm(integrand.attributions(as_sums(integrand.zero())))
     )
-    return jnp.maximum(error, (jnp.abs(gap) - rounding.astype(gap.dtype)).astype(error.dtype))
+    nothing = jnp.zeros((sum(leaf.size for leaf in jax.tree.leaves(outputs)),), dtype)
+    ends = (nothing, nothing) if problem.values is None else values.at_ends(problem)
+    return _Course(tolerance, nested, at_once, problem, own, sharding, outputs, ends)
 
 
-def _every(tree: Tree) -> jax.Array:
-    return functools.reduce(jnp.logical_and, map(jnp.all, jax.tree.leaves(tree)))
+def _extrapolated(
+    last: jax.Array, before: jax.Array, few: jax.Array, steep: jax.Array
+) -> jax.Array:
+    """Estimates the error of what changed by ``last``, after it had changed by ``before``."""
+    # One ratio is not to be trusted when it promises much, or nothing at all.
+    least = jnp.where(few, RATIO_OF_FEW, RATIOS[0])
+    ratio = jnp.clip(last / jnp.where(before == 0.0, last, before), least, RATIOS[1])
+    ratio = jnp.where(last == 0.0, least, ratio)
+    change = jnp.where(steep, jnp.maximum(last, PREVIOUS_IF_STEEP * before), last)
+    safety = jnp.where(steep, SAFETY_IF_STEEP, SAFETY)
+    return safety * change * ratio / jnp.sqrt(1.0 - ratio**2)
+
+
+def _alarm(found: Areas) -> jax.Array:
+    """Returns whether an observer sees what none of the pilot's nodes does."""
+    outer, first, last, other = (found.changes[:, at] for at in (1, 2, PILOT, PILOT + 1))
+    differs = lambda end, next_to: (end > ALARM * next_to) & (end > ALARM_OF_WHOLE * found.whole)
+    return jnp.any(differs(outer, first) | differs(other, last))
+
+
+def _scaled(notes: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns notes, with their sketches made as long as what they sketch."""
+    return notes.at[KNOWN:].multiply(scale[None, :, None])
+
+
+def _constant(tree: Any) -> Any:
+    return jax.lax.stop_gradient(tree)
+
+
+def _in_front(flags: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Returns ``flags``, one for each row of ``leaf``, in its rank."""
+    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+@jax.custom_batching.custom_vmap
+def _all(flag: jax.Array) -> jax.Array:
+    return flag
+
+
+@_all.def_vmap
+def _all_of_batch(axis_size: int, in_batched: list[bool], flag: jax.Array) -> tuple[Any, bool]:
+    """Makes one flag for a whole batch: a branch on it stays one, and is not taken both ways."""
+    del axis_size
+    return (_all(jnp.all(flag, axis=0)) if in_batched[0] else _all(flag)), False

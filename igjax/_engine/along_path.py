@@ -13,7 +13,7 @@ from igjax._engine.integrand import Differentiate, Integrands, Line, integrands
 from igjax._engine.integration import Integration, Plan, Problem, run
 from igjax._engine.memory import fitting_batch_size
 from igjax._engine.options import Options
-from igjax._engine.report import Account, l1_norm, report
+from igjax._engine.report import Account, report
 from igjax._engine.static import with_static, without_static
 from igjax._inputs import as_function_of, check_function, resolve_baseline
 from igjax._jaxpr.program import Traced, trace
@@ -26,7 +26,7 @@ class Derivative(NamedTuple):
     """What is integrated.
 
     Attributes:
-      of: ``jax.grad``, ``jax.jacrev`` or the like.
+      of: from a function to one that returns its derivative and its value.
       check_output: raises, for the name of the method, unless a function's value suits that.
     """
 
@@ -112,12 +112,7 @@ class _Task(NamedTuple):
         known = example.baseline, example.x, example.line
         integrand = self.integrands.between(*vary_like(nodes, known))
         values = (example.value, example.baseline_value) if self.complete else None
-        return Problem(integrand, example.x, self.norm, values)
-
-    def norm(self, attributions: Tree) -> Tree:
-        """Returns the L1 norm of those attributions that errors are of."""
-        judged = self.options.judged
-        return l1_norm(judged(self.x), map_parts(judged, self.x, attributions))
+        return Problem(integrand, example.x, self.options.judged, values)
 
     def plan(self, batch_size: int | None, devices: int = 1) -> Plan:
         """Returns how the rule is gone through."""
@@ -213,9 +208,9 @@ def _steps(task_of: Callable[..., _Task], options: Options) -> Steps | None:
     def begin(*args: Any, **kwargs: Any) -> Work:
         task = task_of(args, kwargs)
         example = task.example()
-        state = (own := integration(task, example)).open()
-        number = jnp.asarray(own.opening, jnp.int32)
-        return Work(with_static((args, kwargs)), example, number, state)
+        own = integration(task, example)
+        number = jnp.zeros((), jnp.int32)
+        return Work(with_static((args, kwargs)), example, number, own.look(own.begin()))
 
     def step(work: Work) -> Work:
         _, own = parts(work)
@@ -279,5 +274,18 @@ def check_real(method: str, value: Any) -> None:
             )
 
 
-gradient = Derivative(jax.grad, check_scalar)
-jacobian = Derivative(jax.jacrev, check_real)
+def _with_value(differentiate: Callable[..., Any]) -> Differentiate:
+    """Returns ``jax.grad``, ``jax.jacrev`` or the like, of which the value comes along."""
+
+    def derivative_of(fun: Callable[[Tree], Tree]) -> Callable[[Tree], tuple[Tree, Tree]]:
+        def twice(x: Tree) -> tuple[Tree, Tree]:
+            value = fun(x)
+            return value, value
+
+        return differentiate(twice, has_aux=True)
+
+    return derivative_of
+
+
+gradient = Derivative(_with_value(jax.grad), check_scalar)
+jacobian = Derivative(_with_value(jax.jacrev), check_real)

@@ -17,43 +17,67 @@ import jax.numpy as jnp
 
 from igjax._jaxpr.convolutions import with_fast_convolutions
 from igjax._precision import sum_dtype
-from igjax._sharding import NodeSharding, add_up, put_together, spread
+from igjax._sharding import NodeSharding, add_up, put_together, spread, vary_like
 from igjax._trees import Tree
 
 
+Found = tuple[Tree, Tree]  # a sum over nodes, and what is kept of each
+
+
 class Sum(NamedTuple):
-    """A weighted sum in chunks.
+    """A weighted sum in chunks, and what is kept of each node.
 
     Attributes:
-      begin: makes the sum over what is left over by chunks of equal size.
+      begin: makes what there is of what is left over by chunks of equal size.
       chunks: what ``step`` is told of each: a pytree of arrays, a leading axis for the chunks.
-      step: from the sum, and what is told of the next chunk, to the sum with that.
+      step: from what there is, and what is told of the next chunk, to what there is then.
     """
 
-    begin: Callable[[], Tree]
+    begin: Callable[[], Found]
     chunks: Tree
-    step: Callable[[Tree, Tree], Tree]
+    step: Callable[[Found, Tree], Found]
 
 
 def chunked_sum(
-    fun: Callable[[Tree], Tree],
+    fun: Callable[[Tree], Found],
     nodes: Tree,
     weights: jax.Array,
     zero: Callable[[], Tree],
     batch_size: int | None = None,
+    room: Tree = (),
 ) -> Sum:
-    """Sets out the sum of ``weighted_sum``, for those who go from chunk to chunk themselves."""
+    """Sets out the sum of ``weighted_sum``, for those who go from chunk to chunk themselves.
+
+    Args:
+      fun: of one node, to what is summed and to what is kept of it.
+      nodes: as for ``weighted_sum``.
+      weights: likewise.
+      zero: makes zeros like what is summed.
+      batch_size: as for ``weighted_sum``.
+      room: zeros like what is kept, with the nodes along the first axis of each array.
+    """
     size = batch_size or _count(nodes)
     chunk = _evaluated(functools.partial(_chunk_sum, fun), nodes, size)
     left_over, chunks = _in_chunks(nodes, weights, size)
+    first = _count(left_over) if left_over else 0
+    starts = first + size * jnp.arange(_count(chunks), dtype=jnp.int32)
 
-    def begin() -> Tree:
-        return chunk(*left_over) if left_over else no_sum(zero(), weights)
+    def put(kept: Tree, new: Tree, start: jax.Array | int) -> Tree:
+        at = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return jax.tree.map(at, kept, new)
 
-    def step(total: Tree, chunk_of: tuple[Tree, jax.Array]) -> Tree:
-        return jax.tree.map(jnp.add, total, chunk(*chunk_of))
+    def begin() -> Found:
+        if not left_over:
+            return no_sum(zero(), weights), room
+        total, kept = chunk(*left_over)
+        return total, put(vary_like(kept, room), kept, 0)
 
-    return Sum(begin, chunks, step)
+    def step(found: Found, told: tuple[jax.Array, tuple[Tree, jax.Array]]) -> Found:
+        start, chunk_of = told
+        total, kept = chunk(*chunk_of)
+        return jax.tree.map(jnp.add, found[0], total), put(found[1], kept, start)
+
+    return Sum(begin, (starts, chunks), step)
 
 
 def weighted_sum(
@@ -80,8 +104,8 @@ def weighted_sum(
     """
 
     def on_device(nodes: Tree, weights: jax.Array) -> Tree:
-        total = chunked_sum(fun, nodes, weights, zero, batch_size)
-        return add_up(fold(total.step, total.begin(), total.chunks), sharding)
+        total = chunked_sum(lambda node: (fun(node), ()), nodes, weights, zero, batch_size)
+        return add_up(fold(total.step, total.begin(), total.chunks)[0], sharding)
 
     return spread(on_device, nodes, weights, sharding, axis=0)
 
@@ -267,8 +291,9 @@ def contract(weights: jax.Array, values: Tree) -> Tree:
     return jax.tree.map(leaf, values)
 
 
-def _chunk_sum(fun: Callable[[Tree], Tree], nodes: Tree, weights: jax.Array) -> Tree:
-    return contract(weights, jax.vmap(fun)(nodes))
+def _chunk_sum(fun: Callable[[Tree], Found], nodes: Tree, weights: jax.Array) -> Found:
+    summed, kept = jax.vmap(fun)(nodes)
+    return contract(weights, summed), jax.lax.stop_gradient(kept)
 
 
 def _evaluated(chunk: Callable[..., Tree], nodes: Tree, size: int) -> Callable[..., Tree]:

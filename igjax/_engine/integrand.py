@@ -11,27 +11,42 @@ import jax
 import jax.numpy as jnp
 
 from igjax import paths
-from igjax._engine.contributions import Contribution, by_part, unmultiplied
+from igjax._engine.contributions import Contribution, by_part, multiplied, unmultiplied
+from igjax._engine.report import sum_over
 from igjax._inputs import matching
 from igjax._jaxpr.affine import Split, split_affine
 from igjax._jaxpr.program import Traced, applies
 from igjax._precision import cast, tree_dtype
 from igjax._trees import Tree, map_parts
 
-Differentiate = Callable[[Callable[[Tree], Tree]], Callable[[Tree], Tree]]
+Differentiate = Callable[[Callable[[Tree], Tree]], Callable[[Tree], tuple[Tree, Tree]]]
+
+
+class Seen(NamedTuple):
+    """What is seen at a point of the path.
+
+    Attributes:
+      contribution: to the integral.
+      value: F, which the derivative computes anyway.
+      slope: dF / dalpha, for each output.
+    """
+
+    contribution: Tree
+    value: Tree
+    slope: Tree
 
 
 class Integrand(NamedTuple):
     """A function of alpha to integrate over [0, 1], and how to make attributions of the integral.
 
     Attributes:
-      at: from alpha to a pytree of arrays.
-      zero: makes zeros like what ``at`` returns, laid out over devices as that is.
+      at: from alpha to what is seen there.
+      zero: makes zeros like the contribution, laid out over devices as that is.
       attributions: from the integral, in the precision of sums, to the attributions, likewise.
         Linear, so that it may be applied to sums and differences of integrals.
     """
 
-    at: Callable[[jax.Array], Tree]
+    at: Callable[[jax.Array], Seen]
     zero: Callable[[], Tree]
     attributions: Callable[[Tree], Tree]
 
@@ -73,9 +88,9 @@ def integrands(
 
     Args:
       fun: a function of a pytree of floating-point arrays to an array or a pytree of arrays.
-      differentiate: ``jax.grad`` or ``jax.jacrev``. The attributions are like its result: a
-        gradient, a pytree like ``x``, or a Jacobian, a pytree of such, whose arrays have the
-        output's axes in front of the input's.
+      differentiate: of a function of ``x``, to one that returns its derivative and its value. The
+        attributions are like the derivative: a gradient, a pytree like ``x``, or a Jacobian, a
+        pytree of such, whose arrays have the output's axes in front of the input's.
       path: the path.
       contribution: what a point of the path contributes.
       affine_prefix: whether to apply the affine part that ``fun`` may begin with once, instead of
@@ -93,10 +108,11 @@ def integrands(
         direction = _direction(baseline, x)
         straight = functools.partial(paths.straight_line, cast(baseline, tree_dtype(x)))
         ahead = functools.partial(straight, cast(x, tree_dtype(x)))
+        way = lambda alpha: (ahead(alpha), direction)
         if not contribution.linear:
-            return _along(fun, differentiate, lambda a: (ahead(a), direction), contribution, x)
+            return _along(fun, differentiate, way, contribution, x)
         if split is None or line is None:
-            along = _along(fun, differentiate, lambda a: (ahead(a), x), unmultiplied, x)
+            along = _along(fun, differentiate, way, unmultiplied, x)
         else:
             along = _after_affine(split, differentiate, baseline, line)
 
@@ -169,16 +185,19 @@ def _along(
     """Returns along a way, which takes alpha to a point like ``x`` and the velocity there."""
     derivative = differentiate(fun)
 
-    def at(alpha: jax.Array) -> Tree:
+    def at(alpha: jax.Array) -> Seen:
         point, velocity = way(alpha)
-        return by_part(contribution, derivative(matching(point, x, "path's point")), velocity)
+        gradient, value = derivative(matching(point, x, "path's point"))
+        pace = functools.partial(sum_over, x)
+        slope = map_parts(pace, x, by_part(multiplied, gradient, velocity))
+        return Seen(by_part(contribution, gradient, velocity), value, slope)
 
     def zero() -> Tree:
         def leaf(value: jax.ShapeDtypeStruct, x: jax.Array) -> jax.Array:
             return jnp.broadcast_to(jnp.zeros_like(x, value.dtype), value.shape)
 
-        values = jax.eval_shape(at, jax.ShapeDtypeStruct((), tree_dtype(x)))
-        return map_parts(lambda part: jax.tree.map(leaf, part, x), x, values)
+        seen = jax.eval_shape(at, jax.ShapeDtypeStruct((), tree_dtype(x)))
+        return map_parts(lambda part: jax.tree.map(leaf, part, x), x, seen.contribution)
 
     return Integrand(at, zero, lambda integral: integral)
 

@@ -12,9 +12,9 @@ import jax
 
 from igjax._engine.chunks import fold
 from igjax._engine.integrand import Integrand
-from igjax._engine.report import Account
+from igjax._engine.report import Account, l1_norm
 from igjax._sharding import NodeSharding, spread
-from igjax._trees import Tree
+from igjax._trees import Tree, map_parts
 
 
 class Problem(NamedTuple):
@@ -23,15 +23,19 @@ class Problem(NamedTuple):
     Attributes:
       integrand: along the path.
       x: the input.
-      norm: of attributions, for each output, an L1 norm: errors are measured by it.
+      judged: from what is like the input to the part of it that errors are of.
       values: F(x) and F(x'), if the attributions are meant to sum to their difference, else None.
         The gap is a second opinion: a sum of errors, so that their L1 norm is no smaller.
     """
 
     integrand: Integrand
     x: Tree
-    norm: Callable[[Tree], Tree]
+    judged: Callable[[Tree], Tree]
     values: tuple[Tree, Tree] | None
+
+    def norm(self, attributions: Tree) -> Tree:
+        """Returns the L1 norm of attributions, for each output: errors are measured by it."""
+        return l1_norm(self.judged(self.x), map_parts(self.judged, self.x, attributions))
 
 
 class Integration(NamedTuple):
@@ -39,18 +43,19 @@ class Integration(NamedTuple):
 
     Attributes:
       begin: makes what there is before the first of ``tiles``.
+      look: from that to the same, once it was seen how good it is.
       tiles: what a step is told: a pytree of arrays, a leading axis for the steps.
-      opening: how many of the steps come before the first look at how good it is.
       step: from what there is, and what is told of the next tile, to what there is then. Part of a
-        loop in a program: where it has stopped, it does nothing.
-      go_on: likewise, after the opening, for those who stop by themselves.
+        loop in a program: where it has stopped, it does nothing, and in its first step it does what
+        ``look`` does.
+      go_on: likewise, after ``look``, for those who stop by themselves.
       stopped: from what there is to whether that is enough.
       result: from what there is to the attributions, in the precision of sums, and their account.
     """
 
     begin: Callable[[], Tree]
+    look: Callable[[Tree], Tree]
     tiles: Tree
-    opening: int
     step: Callable[[Tree, Tree], Tree]
     go_on: Callable[[Tree, Tree], Tree]
     stopped: Callable[[Tree], jax.Array]
@@ -60,11 +65,6 @@ class Integration(NamedTuple):
     def steps(self) -> int:
         """Returns how many there are."""
         return len(jax.tree.leaves(self.tiles)[0])
-
-    def open(self) -> Tree:
-        """Makes what there is after the opening."""
-        opening = jax.tree.map(lambda leaf: leaf[: self.opening], self.tiles)
-        return fold(self.step, self.begin(), opening)
 
     def tile(self, number: jax.Array) -> Tree:
         """Returns what is told of the tile of that number."""

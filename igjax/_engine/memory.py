@@ -63,7 +63,8 @@ def fitting_batch_size(
 
     def total(nodes: jax.Array) -> Tree:
         integrand = integrand_at(nodes)
-        return weighted_sum(integrand.at, nodes, jnp.ones_like(nodes), integrand.zero)
+        contribution = lambda alpha: integrand.at(alpha).contribution
+        return weighted_sum(contribution, nodes, jnp.ones_like(nodes), integrand.zero)
 
     traced = trace(total, nodes)
     constants = [jax.typeof(constant) for constant in traced.constants]

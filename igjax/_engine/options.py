@@ -125,9 +125,7 @@ def _blind_to_padding(path: paths.Path) -> paths.Path:
 def _planner(rule: Any, *, has_report: bool) -> Planner:
     if isinstance(rule, quadrature.Tolerance):
         return adaptive.planner(rule)
-    rule = quadrature.check_rule(rule)
-    # If there is no report, nobody asks for the error.
-    return fixed.planner(rule if has_report else rule._replace(embedded_weights=None))
+    return fixed.planner(quadrature.check_rule(rule), has_report=has_report)
 
 
 def check_known(method: str, options: PathOptions) -> None:

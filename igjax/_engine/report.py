@@ -87,7 +87,7 @@ def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: T
     """Returns the sum of the attributions less the difference of the values, for each output."""
 
     def gap(part: Tree, value: jax.Array, baseline_value: jax.Array) -> jax.Array:
-        total = _sum_over(x, part)
+        total = sum_over(x, part)
         dtype = sum_dtype(total.dtype, value.dtype)
         return total.astype(dtype) - (value.astype(dtype) - baseline_value.astype(dtype))
 
@@ -96,7 +96,7 @@ def completeness_gap(x: Tree, attributions: Tree, value: Tree, baseline_value: T
 
 def l1_norm(x: Tree, attributions: Tree) -> Tree:
     """Returns the sum of the absolute values of the attributions to ``x``, for each output."""
-    return map_parts(lambda part: _sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
+    return map_parts(lambda part: sum_over(x, jax.tree.map(jnp.abs, part)), x, attributions)
 
 
 def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def relative(error: jax.Array, norm: jax.Array) -> jax.Array:
     return error / jnp.where(error == 0.0, 1.0, norm)
 
 
-def _sum_over(x: Tree, part: Tree) -> jax.Array:
+def sum_over(x: Tree, part: Tree) -> jax.Array:
     """Sums ``part`` over all elements of ``x``; the output's axes, in front, remain."""
 
     def leaf(part: jax.Array, x: jax.Array) -> jax.Array:

@@ -2,34 +2,38 @@
 
 Where an integrand jumps at many places, as the gradient of a ReLU network does along a path, no
 rule is better than equal steps. Gregory's end corrections make equal steps exact for polynomials,
-and so good for smooth integrands too. The grid is shifted by a third of a step: then a grid of half
-the step contains it, shifted by two thirds of its own, and neither has a node at an end of [0, 1],
-where a gradient may not be defined.
+and so good for smooth integrands too. The grid is shifted by a third of a step: then one of twice
+the step is contained in it, shifted by two thirds of its own, and neither has a node at an end of
+[0, 1], where a gradient may not be defined. The third comes first: baselines are at 0, and there
+integrands are steep.
 """
 
 import numpy as np
 
 from igjax._quadrature.gauss import Floats
 
-_SHIFT = 1 / 3
+SHIFT = 1 / 3
 
 
-def rule(n: int) -> tuple[Floats, Floats]:
-    """Returns the nodes and weights of the rule of ``n`` nodes; that of ``2 n`` has its nodes."""
-    shift = _shift(n)
-    # Twice as many corrections where there is room: they cost nothing, but for few nodes their
-    # alternating signs would make more of a jump near an end.
-    order = min(2 if n < 32 else 4, n // 2)
+def rule(n: int, shift: float = SHIFT) -> tuple[Floats, Floats]:
+    """Returns the nodes and weights of the rule of ``n`` nodes, the first of which is at ``shift``.
+
+    Of an even number and a shift of 1/3, every second node from the second on is one of
+    ``rule(n // 2, 2 / 3)``; with 2/3, from the first on, of ``rule(n // 2, 1 / 3)``.
+    """
     weights = np.ones(n)
-    weights[:order] += _correction(shift, order)
-    weights[n - order :] += _correction(1.0 - shift, order)[::-1]
+    first, last = corrections(n, shift)
+    weights[: first.size] += first
+    weights[::-1][: last.size] += last
     return (np.arange(n) + shift) / n, weights / n
 
 
-def _shift(n: int) -> float:
-    """Returns the place of the first node, in steps: 1/3 or 2/3, the other at every doubling."""
-    halvings = (n & -n).bit_length() - 1
-    return 1.0 - _SHIFT if halvings % 2 else _SHIFT
+def corrections(n: int, shift: float) -> tuple[Floats, Floats]:
+    """Returns what is added to the first weights, and to the last, from the last on, in steps."""
+    # Twice as many where there is room: they cost nothing, but for few nodes their alternating
+    # signs would make more of a jump near an end.
+    order = min(2 if n < 32 else 4, n // 2)
+    return _correction(shift, order), _correction(1.0 - shift, order)
 
 
 def _correction(shift: float, order: int) -> Floats:

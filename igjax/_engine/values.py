@@ -1,0 +1,115 @@
+"""What the values of F say about an error.
+
+F at the nodes comes with the gradients. Over each panel between two nodes it changes by the
+integral of its slope: where the nodes on both sides say otherwise, there is something between them.
+In the sum over all panels, which is the completeness gap, such errors cancel.
+
+What may be rounding of the values says nothing.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from igjax._engine.integration import Problem
+from igjax._engine.notes import SLOPE, VALUE, flat
+from igjax._engine.report import completeness_gap
+from igjax._precision import tree_dtype
+from igjax._trees import Tree
+
+# Of a value, in units of its last place, that a network's rounding may come to: in the gap, and in
+# a panel, of which there are many.
+ROUNDINGS, ROUNDINGS_OF_PANEL = 8, 4
+
+
+def at_ends(problem: Problem) -> tuple[jax.Array, jax.Array]:
+    """Returns F(x') and F(x), for each output."""
+    if problem.values is None:
+        raise ValueError("the attributions are not meant to sum to a difference of values.")
+    value, baseline_value = problem.values
+    dtype = tree_dtype(problem.x)
+    return flat(baseline_value, dtype), flat(value, dtype)
+
+
+def gap(problem: Problem, attributions: Tree) -> jax.Array:
+    """Returns the size of the completeness gap, ``(outputs,)``."""
+    start, end = at_ends(problem)
+    assert problem.values is not None
+    found = completeness_gap(problem.x, attributions, *problem.values)
+    rounding = ROUNDINGS * _eps(problem) * (jnp.abs(start) + jnp.abs(end))
+    return jnp.maximum(jnp.abs(flat(found, start.dtype)) - rounding, 0.0)
+
+
+def between_nodes(
+    problem: Problem, known: jax.Array, count: jax.Array | int, shift: jax.Array | float
+) -> jax.Array:
+    """Returns how much is between the nodes that they do not see, ``(outputs,)``.
+
+    Errors of many panels add up as if by chance: the root of the sum of their squares.
+
+    Args:
+      problem: what is integrated.
+      known: as for ``mismatches``.
+      count: likewise.
+      shift: likewise.
+    """
+    start, end = at_ends(problem)
+    found = mismatches(known, (start, end), count, shift)
+    rounding = ROUNDINGS_OF_PANEL * _eps(problem) * jnp.maximum(jnp.abs(start), jnp.abs(end))
+    return jnp.sqrt(jnp.sum(jnp.maximum(jnp.abs(found) - rounding[:, None], 0.0) ** 2, axis=1))
+
+
+def _eps(problem: Problem) -> float:
+    """Returns the largest distance from 1 to the next number of the dtypes of F."""
+    finfo: Any = jnp.finfo
+    return max(float(finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(problem.values))
+
+
+def mismatches(
+    known: jax.Array,
+    ends: tuple[jax.Array, jax.Array],
+    count: jax.Array | int,
+    shift: jax.Array | float,
+) -> jax.Array:
+    """Computes by how much F changes over each panel of equal steps, less what its slopes say.
+
+    The slopes of the four nodes around a panel give the change by the cubic through them, those of
+    the nearest ones, in a line, the changes beyond the outermost nodes.
+
+    Args:
+      known: F at the nodes and its derivative, ``(KNOWN, outputs, n)``.
+      ends: F(x') and F(x), ``(outputs,)``.
+      count: of the nodes, at least 3; what comes after them does not count.
+      shift: of the first node from 0, in steps.
+
+    Returns:
+      Shape ``(outputs, n + 1)``: before the first node, between them, zeros where there are no
+      nodes, and after the last node.
+    """
+    step = 1.0 / jnp.asarray(count, known.dtype)
+    values, slopes = known[VALUE], step * known[SLOPE]
+    three = jax.lax.dynamic_slice_in_dim(known, count - 3, 3, axis=2)[..., ::-1]
+    first, last = slopes[:, :3], step * three[SLOPE]
+    # A parabola through three, where there is no fourth.
+    beyond = lambda three: 3.0 * three[:, :1] - 3.0 * three[:, 1:2] + three[:, 2:]
+    slopes = jnp.concatenate([beyond(first), slopes, beyond(last)], axis=1)
+    number = jnp.arange(slopes.shape[1], dtype=jnp.int32)[None]
+    slopes = jnp.where(number == count + 1, beyond(last), slopes)
+    change = _cubic(slopes)
+    between = jnp.diff(values, axis=1) - change
+    between = jnp.where(number[:, : between.shape[1]] < count - 1, between, 0.0)
+    at_start = values[:, 0] - ends[0] - _linear(first, shift)
+    at_end = ends[1] - three[VALUE, :, 0] - _linear(last, 1.0 - shift)
+    return jnp.concatenate([at_start[:, None], between, at_end[:, None]], axis=1)
+
+
+def _cubic(slopes: jax.Array) -> jax.Array:
+    """Returns the changes, by slopes in steps, between all but the first and last of them."""
+    inner = slopes[:, 1:-2] + slopes[:, 2:-1]
+    return (13.0 * inner - slopes[:, :-3] - slopes[:, 3:]) / 24.0
+
+
+def _linear(slopes: jax.Array, distance: jax.Array | float) -> jax.Array:
+    """Returns the change, by slopes in steps, from an end to the node so many steps from it."""
+    return distance * (slopes[:, 0] - (slopes[:, 1] - slopes[:, 0]) * distance / 2.0)
