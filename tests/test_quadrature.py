@@ -13,6 +13,7 @@ from scipy import integrate, special
 
 import igjax
 from igjax import quadrature
+from igjax._quadrature import gregory as _gregory
 from igjax.quadrature import Rule
 
 LEAST = {
@@ -46,7 +47,7 @@ COARSER = {
     "gauss_kronrod": lambda n: quadrature.gauss_legendre((n - 1) // 2),
     "clenshaw_curtis": lambda n: quadrature.clenshaw_curtis((n + 1) // 2),
     "sine": lambda n: quadrature.sine((n - 1) // 2),
-    "gregory": lambda n: quadrature.gregory(n // 2),
+    "gregory": lambda n: quadrature.Rule(*_gregory.rule(n // 2, 2 / 3)),
 }
 NESTED = {  # levels to estimate errors at, from 15 nodes on
     "trapezoid": (17, 33, 65, 129),

@@ -90,7 +90,7 @@ def attribute(
         float | None, typer.Option(help="Absolute error of the attributions. [default: 0]")
     ] = None,
     max_evals: Annotated[
-        int | None, typer.Option(help="Gradients for an example, at most. [default: 528]")
+        int | None, typer.Option(help="Gradients for an example, at most. [default: 594]")
     ] = None,
     nodes: Annotated[
         int | None, typer.Option(help="A fixed rule of so many gradients, instead of a tolerance.")

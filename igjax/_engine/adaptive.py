@@ -20,7 +20,7 @@ The error is estimated from four things that a rule knows:
   are much smaller than that.
 - the completeness gap.
 - the changes of F from node to node, less what its slopes say: there nothing cancels.
-- how different the contributions at the outermost nodes are from those at the observers.
+- how different the contributions at the observers are from what the outermost nodes let expect.
 
 What it can't see is what none of them shows: a spike between two nodes whose ends look alike, and
 which leaves F as it was.
@@ -49,18 +49,18 @@ from igjax._engine.notes import (
     of_node,
     sketch,
 )
+from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.panels import Areas, Panels
 from igjax._engine.report import Account, relative
 from igjax._jaxpr.convolutions import with_fast_convolutions
-from igjax._quadrature.gauss import Floats
 from igjax._precision import tree_dtype
+from igjax._quadrature.gauss import Floats
 from igjax._sharding import NodeSharding, add_up, put_together, vary_like
 from igjax._trees import Tree
 from igjax.quadrature import Tolerance
 
 PILOT = 16  # nodes, to look at the error for the first time, and to see where more are needed
 OBSERVERS = 2
-DISTANCE = 2.0**-16  # of the observers from the ends, where a gradient may not be defined
 MOST_AT_ONCE = 64  # nodes: with more, too few steps would be left to decide
 
 # What follows was chosen on 1,206 attributions of 67 kinds of small functions (12 draws of each,
@@ -78,7 +78,6 @@ SMOOTH = 0.3  # a ratio of changes: what shrinks faster is smooth, and goes on w
 # Where a panel stood out, the integrand is steep, and no part of the error makes up for another.
 # Its changes are then less regular too: the one before counts by this much.
 SAFETY_IF_STEEP, PREVIOUS_IF_STEEP = 1.8, 0.5
-BETWEEN_OBSERVER = 0.5  # of the way to the observer may be as different as it is
 FLOOR = 3  # of attributions: roundings of the coarsest dtype that the function computes in
 
 # A panel stands out that may hide this share of the whole.
@@ -97,58 +96,77 @@ class Sums(NamedTuple):
     Attributes:
       rules: for each rule, an axis in front of the integrand's.
       observed: at the two observers.
-      nearest: at the nodes that are nearest to them.
+      outermost: at the nodes that are nearest to them, and at the two that are next to these, or
+        were outermost before.
     """
 
     rules: Tree
     observed: Tree
-    nearest: Tree
+    outermost: Tree
 
 
 class Seen(NamedTuple):
     """What was seen so far. Constants to derivatives.
 
     Attributes:
-      num_evals: at how many nodes.
-      nearest: the outermost nodes of the rules.
+      outermost: where these nodes are, ``(4,)``.
       panels: what the pilot and the closer looks saw.
       known: of the nodes of the rules, by rank; the derivatives are those by t.
       scale: of sketches, for each output, to make L1 norms of them.
     """
 
-    num_evals: jax.Array
-    nearest: jax.Array
+    outermost: jax.Array
     panels: Panels
     known: jax.Array
     scale: jax.Array
 
 
-class Decided(NamedTuple):
-    """What was made of that. Constants to derivatives.
+class Course(NamedTuple):
+    """How far it has come. Whole numbers, and flags as such.
 
     Attributes:
+      num_evals: at how many nodes.
       stopped: whether it is enough.
+      converged: whether that is good enough.
       stage: what tiles are of: the pilot, a closer look, or the rules.
       tile: the number of the next one.
       rounds: of closer looks.
       placed: whether the nodes of the rules are placed.
-      placement: where nodes go.
       level: of the last rule that was looked at.
-      error: of that, for each output.
-      size: its L1 norm, likewise.
-      converged: whether it is good enough.
     """
 
+    num_evals: jax.Array
     stopped: jax.Array
+    converged: jax.Array
     stage: jax.Array
     tile: jax.Array
     rounds: jax.Array
     placed: jax.Array
-    placement: jax.Array
     level: jax.Array
-    error: jax.Array
-    size: jax.Array
-    converged: jax.Array
+
+
+class Decided(NamedTuple):
+    """What was made of what was seen. Constants to derivatives.
+
+    Attributes:
+      course: the numbers of ``Course`` in one array, which is compiled faster.
+      placement: where nodes go.
+      judged: error and size of the attributions of the last rule that was looked at, for each
+        output, ``(2, outputs)``.
+    """
+
+    course: jax.Array
+    placement: jax.Array
+    judged: jax.Array
+
+    def read(self) -> Course:
+        """Returns the numbers by their names."""
+        return self.course
+
+
+def _written(course: Course) -> jax.Array:
+    """Returns the numbers in one array."""
+    return Course(*[jnp.asarray(number).astype(jnp.int32) for number in course])
 
 
 Carry = tuple[Sums, Seen, Decided]
@@ -174,7 +192,7 @@ def _plan(
     def integration(
         problem: Problem, own: jax.Array, _: jax.Array, sharding: NodeSharding | None
     ) -> Integration:
-        return _course(tolerance, nested, at_once, problem, own, sharding).parts()
+        return _way(tolerance, nested, at_once, problem, own, sharding).parts()
 
     return Plan(ones, ones, integration)
 
@@ -184,7 +202,7 @@ def _power_of_two(n: int) -> int:
     return int(2 ** (n.bit_length() - 1))
 
 
-class _Course(NamedTuple):
+class _Way(NamedTuple):
     """The way that an integration takes.
 
     Attributes:
@@ -217,7 +235,7 @@ class _Course(NamedTuple):
             tiles=jnp.arange(steps, dtype=jnp.int32),
             step=self.step,
             go_on=self.go_on,
-            stopped=lambda carry: carry[2].stopped,
+            stopped=lambda carry: carry[2].read().stopped == 1,
             result=self.result,
         )
 
@@ -261,41 +279,33 @@ class _Course(NamedTuple):
         one = jnp.eye(pilot + OBSERVERS, dtype=dtype)
         of_rules = jnp.pad(nested.weights(ranks, dtype), [(0, 0), (1, 1)])
         rows, notes, lengths = self._all_at(
-            alpha, jnp.concatenate([of_rules, one[:2], one[-2:]])
+            alpha, jnp.concatenate([of_rules, one[np.array([0, -1, 1, -2, 2, -3])]])
         )
-        rules = jax.tree.map(lambda leaf: leaf[:-4], rows)
-        observed = jax.tree.map(lambda leaf: leaf[jnp.array([-4, -1])], rows)
-        nearest = jax.tree.map(lambda leaf: leaf[-3:-1], rows)
+        split = functools.partial(_rows, rows)
+        sums = Sums(split(0, -6), split(-6, -4), split(-4, None))
 
         total = jnp.sum(jnp.abs(notes[KNOWN:]), axis=(0, 2))
         scale = jnp.sum(lengths, axis=0) / jnp.where(total == 0.0, 1.0, total)
         chosen = np.r_[0, 1 : pilot + 1 : pilot // PILOT, pilot + 1]
         known = jnp.zeros((KNOWN, len(scale), nested.nodes), dtype)
         seen = Seen(
-            num_evals=jnp.asarray(pilot + OBSERVERS, jnp.int32),
-            nearest=jnp.stack([inner[0], inner[-1]]),
+            outermost=inner[np.array([0, -1, 1, -2])],
             panels=panels.of_nodes(
                 alpha[chosen], _scaled(notes[..., chosen], scale), self.ends, ROUNDS_OF
             ),
             known=known.at[..., ranks].set(notes[:KNOWN, :, 1:-1]),
             scale=scale,
         )
-        none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        course = Course(*[np.int32(0)] * len(Course._fields))
+        course = course._replace(num_evals=np.int32(pilot + OBSERVERS), stage=np.int32(_PILOT))
         decided = Decided(
-            stopped=no,
-            stage=jnp.full_like(none, _PILOT),
-            tile=none,
-            rounds=none,
-            placed=no,
+            course=_written(course),
             placement=placement.even(len(seen.panels.alpha), dtype),
-            level=none,
-            error=jnp.zeros_like(scale),
-            size=jnp.zeros_like(scale),
-            converged=no,
+            judged=jnp.zeros((2, len(scale)), dtype),
         )
         told = (notes, self.tolerance.rtol, self.tolerance.atol, self.ends)
         arrays = [leaf for leaf in jax.tree.leaves(told) if isinstance(leaf, jax.Array)]
-        return Sums(rules, observed, nearest), *_constant(vary_like(arrays, (seen, decided)))
+        return sums, *_constant(vary_like(arrays, (seen, decided)))
 
     def _all_at(self, alpha: jax.Array, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
         """Returns sums over the nodes by each row of weights, their notes, and their lengths.
@@ -346,16 +356,17 @@ class _Course(NamedTuple):
 
     def step(self, carry: Carry, _: jax.Array) -> Carry:
         """Visits a tile if that is needed, and looks how good it is."""
-        idle = carry[2].stopped | (carry[2].stage == _PILOT)
-        closer = ~idle & (carry[2].stage == _CLOSER)
+        course = carry[2].read()
+        idle = (course.stopped == 1) | (course.stage == _PILOT)
+        closer = ~idle & (course.stage == _CLOSER)
         evaluate = functools.partial(self._evaluate_if, ~_all(idle), ~_all(~closer))
         return self.look(self._visit(carry, idle, evaluate))
 
     def go_on(self, carry: Carry, _: jax.Array) -> Carry:
         """Does the same, where nobody is idle."""
-        closer = carry[2].stage == _CLOSER
-        evaluate = functools.partial(self._evaluate, ~_all(~closer))
-        return self.look(self._visit(carry, carry[2].stopped, evaluate))
+        course = carry[2].read()
+        evaluate = functools.partial(self._evaluate, ~_all(course.stage != _CLOSER))
+        return self.look(self._visit(carry, course.stopped == 1, evaluate))
 
     def _evaluate(
         self, closer: jax.Array, alpha: jax.Array, weights: jax.Array
@@ -403,85 +414,91 @@ class _Course(NamedTuple):
     ) -> Carry:
         """Visits the next tile, unless idle."""
         sums, seen, decided = carry
-        nested, size = self.nested, self.nested.size
-        closer = decided.stage == _CLOSER
+        nested, size, course = self.nested, self.nested.size, decided.read()
+        closer = course.stage == _CLOSER
         lanes = self._lanes(-(-size // self.devices))
         inside, lanes = lanes < size, jnp.minimum(lanes, size - 1)
-        tile = jnp.where(closer, 0, decided.tile)
+        tile = jnp.where(closer, 0, course.tile)
         ranks = nested.ranks(tile, lanes)
         even = nested.places(ranks, self.dtype)
-        of_round = (decided.tile * size + lanes).astype(self.dtype) + 0.5
+        of_round = (course.tile * size + lanes).astype(self.dtype) + 0.5
         alpha, stretch = placement.place(
             decided.placement, jnp.where(closer, of_round / self.round_of, even)
         )
-        placed = closer | decided.placed
+        placed = closer | (course.placed == 1)
         alpha, stretch = jnp.where(placed, alpha, even), jnp.where(placed, stretch, 1.0)
 
         of_rules = nested.weights(ranks, self.dtype) * stretch[None]
-        outermost = jnp.stack([lanes == 0, lanes == size - 1]).astype(self.dtype)
-        rows = jnp.where(inside[None] & ~closer, jnp.concatenate([of_rules, outermost]), 0.0)
+        outer = np.array([0, size - 1, min(1, size - 1), max(size - 2, 0)], np.int32)
+        of_outer = (lanes[None] == outer[:, None]).astype(self.dtype)
+        rows = jnp.where(inside[None] & ~closer, jnp.concatenate([of_rules, of_outer]), 0.0)
         fresh, notes = evaluate(alpha, rows)
-        notes, alpha, stretch = put_together(
-            (_constant(notes), alpha, stretch), self.sharding
-        )
+        notes, alpha, stretch = put_together((_constant(notes), alpha, stretch), self.sharding)
         notes, alpha = jnp.moveaxis(notes[:size], 0, 2), alpha[:size]
         by_t = jnp.stack([jnp.ones_like(alpha), stretch[:size]])[:, None]
 
         counts = ~idle & ~closer
         afresh = counts & (tile == 0)
-        ends = jnp.stack([alpha[0], alpha[-1]])
-        further = jnp.stack([ends[0] < seen.nearest[0], ends[1] > seen.nearest[1]])
-        moved = counts & (afresh | further)
-        rules = jax.tree.map(
-            lambda old, new: jnp.where(counts, jnp.where(afresh, new, old + new), old),
-            sums.rules,
-            jax.tree.map(lambda leaf: leaf[:-2], fresh),
-        )
-        nearest = jax.tree.map(
-            lambda old, new: jnp.where(_in_front(moved, new), new, old),
-            sums.nearest,
-            jax.tree.map(lambda leaf: leaf[-2:], fresh),
+        further = jnp.stack([alpha[0] < seen.outermost[0], alpha[-1] > seen.outermost[1]])
+
+        def now_outermost(old: jax.Array, new: jax.Array) -> jax.Array:
+            """Returns rows of the outermost nodes: in a first tile, of its own."""
+            moved = further.reshape(2, *[1] * (old.ndim - 1))
+            nearest = jnp.where(moved, new[:2], old[:2])
+            next_to = jnp.where(moved, old[:2], old[2:])
+            moved_up = jnp.concatenate([nearest, next_to])
+            return jax.lax.select_n(counts, old, jax.lax.select_n(afresh, moved_up, new))
+
+        def added(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.select_n(counts, old, jax.lax.select_n(afresh, old + new, new))
+
+        sums = Sums(
+            jax.tree.map(added, sums.rules, _rows(fresh, 0, -4)),
+            sums.observed,
+            jax.tree.map(now_outermost, sums.outermost, _rows(fresh, -4, None)),
         )
         every = nested.ranks(tile, jnp.arange(size, dtype=jnp.int32))
         known = seen.known.at[..., every].set(notes[:KNOWN] * by_t)
         more = jnp.where(idle, 0, 1)
         seen = seen._replace(
-            num_evals=seen.num_evals + more * size,
-            nearest=jnp.where(moved, ends, seen.nearest),
+            outermost=now_outermost(seen.outermost, alpha[outer]),
             panels=panels.with_nodes(
                 seen.panels, alpha, _scaled(notes, seen.scale), ~idle & closer
             ),
             known=jnp.where(counts, known, seen.known),
         )
-        decided = decided._replace(tile=decided.tile + more)
-        return Sums(rules, sums.observed, nearest), seen, decided
+        course = course._replace(tile=course.tile + more, num_evals=course.num_evals + more * size)
+        decided = decided._replace(course=_written(course))
+        return sums, seen, decided
 
     # What is decided.
 
     def look(self, carry: Carry) -> Carry:
         """Looks how good it is, where a rule or a round is complete, and decides how to go on."""
         sums, seen, decided = carry
-        nodes = decided.tile * self.nested.size
-        least = jnp.where(decided.rounds > 0, 2 * PILOT, PILOT)
-        rule = (decided.stage == _RULES) & (nodes & (nodes - 1) == 0) & (nodes >= least)
-        closer = (decided.stage == _CLOSER) & (nodes == self.round_of)
-        due = ~decided.stopped & (rule | closer | (decided.stage == _PILOT))
+        course = decided.read()
+        nodes = course.tile * self.nested.size
+        least = jnp.where(course.rounds > 0, 2 * PILOT, PILOT)
+        rule = (course.stage == _RULES) & (nodes & (nodes - 1) == 0) & (nodes >= least)
+        closer = (course.stage == _CLOSER) & (nodes == self.round_of)
+        due = (course.stopped == 0) & (rule | closer | (course.stage == _PILOT))
 
         def decide(carry: Carry) -> Decided:
             varying: Decided = vary_like(carry[2], self._decide(*carry))
             return varying
 
         new = jax.lax.cond(~_all(~due), decide, lambda carry: carry[2], _constant(carry))
-        kept = jax.tree.map(lambda old, new: jnp.where(due, new, old), decided, new)
+        kept = jax.tree.map(lambda old, new: jax.lax.select_n(due, old, new), decided, new)
         return sums, seen, kept
 
     def _decide(self, sums: Sums, seen: Seen, decided: Decided) -> Decided:
         """Returns what is made of what is seen now."""
         nested, pilot, most = self.nested, self.pilot, self.tolerance.max_evals
-        of_rules, of_pilot = decided.stage == _RULES, decided.stage == _PILOT
-        nodes = jnp.where(of_rules, decided.tile * nested.size, pilot)
+        course = decided.read()
+        of_rules, of_pilot = course.stage == _RULES, course.stage == _PILOT
+        nodes = jnp.where(of_rules, course.tile * nested.size, pilot)
         level = 31 - jax.lax.clz(nodes)
-        error, size, smooth = self._error(sums, seen, decided, level)
+        error, size, smooth = self._error(sums, seen, course, level)
         atol, rtol = (
             jnp.asarray(t, self.dtype) for t in (self.tolerance.atol, self.tolerance.rtol)
         )
@@ -492,30 +509,32 @@ class _Course(NamedTuple):
         alarm = of_pilot & _alarm(found)
         stands_out = jnp.any(found.areas > STANDS_OUT * found.whole[:, None]) | alarm
         # Enough has to be left for the rules.
-        more = (decided.rounds * self.round_of < ROUNDS_OF) & (
-            seen.num_evals + self.round_of + 4 * PILOT <= most
+        more = (course.rounds * self.round_of < ROUNDS_OF) & (
+            course.num_evals + self.round_of + 4 * PILOT <= most
         )
         closer = ~of_rules & stands_out & more
-        anew = ~of_pilot | (~smooth & (seen.num_evals + 2 * pilot <= most))
+        anew = ~of_pilot | (~smooth & (course.num_evals + 2 * pilot <= most))
         anew = ~of_rules & ~closer & anew
         straight = of_pilot & ~closer & ~anew
-        another = (seen.num_evals + nodes <= most) & (level < nested.levels - 1)
+        another = (course.num_evals + nodes <= most) & (level < nested.levels - 1)
         judged = of_pilot | of_rules
         enough = (good & ~alarm) | ~finite | ((of_rules | straight) & ~another)
-        steep = decided.rounds > 0
-        return Decided(
+        by_panel = (course.rounds > 0) | closer
+        course = Course(
+            num_evals=course.num_evals,
             stopped=judged & enough,
+            converged=jnp.where(judged, good & ~alarm, course.converged == 1),
             stage=jnp.where(closer, _CLOSER, _RULES),
-            tile=jnp.where(of_rules, decided.tile, jnp.where(straight, pilot // nested.size, 0)),
-            rounds=decided.rounds + closer.astype(jnp.int32),
-            placed=decided.placed | anew,
-            placement=jnp.where(
-                of_rules, decided.placement, self._placement(found, steep | closer, ~closer)
-            ),
-            level=jnp.where(judged, level, decided.level),
-            error=jnp.where(judged, error, decided.error),
-            size=jnp.where(judged, size, decided.size),
-            converged=jnp.where(judged, good & ~alarm, decided.converged),
+            tile=jnp.where(of_rules, course.tile, jnp.where(straight, pilot // nested.size, 0)),
+            rounds=course.rounds + closer.astype(jnp.int32),
+            placed=(course.placed == 1) | anew,
+            level=jnp.where(judged, level, course.level),
+        )
+        placed = self._placement(found, by_panel, ~closer)
+        return Decided(
+            course=_written(course),
+            placement=jnp.where(of_rules, decided.placement, placed),
+            judged=jnp.where(judged, jnp.stack([error, size]), decided.judged),
         )
 
     def _placement(self, found: Areas, by_panel: jax.Array, smooth: jax.Array) -> jax.Array:
@@ -530,35 +549,42 @@ class _Course(NamedTuple):
         )
 
     def _error(
-        self, sums: Sums, seen: Seen, decided: Decided, level: jax.Array
+        self, sums: Sums, seen: Seen, course: Course, level: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Estimates the error of a level's rule, for each output.
 
         Returns:
           It; the L1 norm of the attributions; and whether the integrand looks smooth.
         """
-        steep = decided.rounds > 0
+        steep = course.rounds > 0
 
-        def compared(rules: jax.Array, observed: jax.Array, nearest: jax.Array) -> jax.Array:
+        nearest, next_to = jnp.split(seen.outermost, 2)
+        ways = jnp.stack([nearest[0] - DISTANCE, 1.0 - DISTANCE - nearest[1]])
+        ways = jnp.maximum(ways, 0.0)
+        apart = jnp.abs(next_to - nearest)
+        further = ways / jnp.where(apart == 0.0, jnp.inf, apart)
+
+        def compared(rules: jax.Array, observed: jax.Array, outermost: jax.Array) -> jax.Array:
             """Returns, in rows, of what the L1 norms are needed."""
             three = jax.lax.dynamic_slice_in_dim(rules, level - 2, 3)
-            return jnp.concatenate([three[2:], jnp.diff(three, axis=0), observed - nearest])
+            nearest, next_to = jnp.split(outermost, 2)
+            by = further.astype(rules.dtype).reshape(2, *[1] * (nearest.ndim - 1))
+            expected = nearest + by * (nearest - next_to)
+            return jnp.concatenate([three[2:], jnp.diff(three, axis=0), observed - expected])
 
         rows = jax.vmap(self.problem.integrand.attributions)(jax.tree.map(compared, *sums))
         norms = jax.vmap(self.problem.norm)(add_up(rows, self.sharding))
-        size, before, last, *apart = jax.vmap(lambda n: flat(n, self.dtype))(norms)
+        size, before, last, *differ = jax.vmap(lambda n: flat(n, self.dtype))(norms)
         smooth = jnp.all(last <= SMOOTH * before)
-        few = (2**level <= FEW) & (decided.placed | ~smooth)
+        few = ((1 << level) <= FEW) & ((course.placed == 1) | ~smooth)
         change = _extrapolated(last, before, few, steep)
-        ways = seen.nearest[0] - DISTANCE, 1.0 - DISTANCE - seen.nearest[1]
-        beyond = sum(jnp.maximum(way, 0.0) * row for way, row in zip(ways, apart, strict=True))
-        beyond = BETWEEN_OBSERVER * beyond
+        beyond = BETWEEN_OBSERVER * (ways[0] * differ[0] + ways[1] * differ[1])
         if self.problem.values is None:
             return change + beyond, size, smooth
 
         known = seen.known[..., self.nested.slots(level)]
         first = jnp.where(level & 1 == 1, shift(1), shift(0)).astype(self.dtype)
-        between = values.between_nodes(self.problem, known, 2**level, first)
+        between = values.between_nodes(self.problem, known, 1 << level, first)
         newest = jax.tree.map(lambda leaf: leaf[0], rows)
         gap = values.gap(self.problem, add_up(newest, self.sharding))
         together = jnp.sqrt(change**2 + between**2 + gap**2)
@@ -567,24 +593,25 @@ class _Course(NamedTuple):
 
     def result(self, carry: Carry) -> tuple[Tree, Account]:
         """Returns the attributions of the last rule that was looked at, and its account."""
-        sums, seen, decided = carry
+        sums, _, decided = carry
+        course = decided.read()
         row = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, decided.level, keepdims=False),
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, course.level, keepdims=False),
             sums.rules,
         )
         attributions = add_up(self.problem.integrand.attributions(row), self.sharding)
-        error = like_outputs(relative(decided.error, decided.size), self.outputs)
-        return attributions, Account(error, seen.num_evals, decided.converged)
+        error = like_outputs(relative(*decided.judged), self.outputs)
+        return attributions, Account(error, course.num_evals, course.converged == 1)
 
 
-def _course(
+def _way(
     tolerance: Tolerance,
     nested: Nested,
     at_once: int,
     problem: Problem,
     own: jax.Array,
     sharding: NodeSharding | None,
-) -> _Course:
+) -> _Way:
     """Returns the way that an integration takes."""
     integrand, dtype = problem.integrand, tree_dtype(problem.x)
     outputs = jax.eval_shape(
@@ -592,7 +619,7 @@ def _course(
     )
     nothing = jnp.zeros((sum(leaf.size for leaf in jax.tree.leaves(outputs)),), dtype)
     ends = (nothing, nothing) if problem.values is None else values.at_ends(problem)
-    return _Course(tolerance, nested, at_once, problem, own, sharding, outputs, ends)
+    return _Way(tolerance, nested, at_once, problem, own, sharding, outputs, ends)
 
 
 def _extrapolated(
@@ -624,9 +651,8 @@ def _constant(tree: Any) -> Any:
     return jax.lax.stop_gradient(tree)
 
 
-def _in_front(flags: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Returns ``flags``, one for each row of ``leaf``, in its rank."""
-    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+def _rows(tree: Tree, start: int, end: int | None) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[start:end], tree)
 
 
 @jax.custom_batching.custom_vmap

@@ -20,7 +20,6 @@ from igjax._precision import sum_dtype
 from igjax._sharding import NodeSharding, add_up, put_together, spread, vary_like
 from igjax._trees import Tree
 
-
 Found = tuple[Tree, Tree]  # a sum over nodes, and what is kept of each
 
 

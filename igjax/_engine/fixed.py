@@ -1,6 +1,12 @@
-"""The plan of a fixed rule: its nodes in tiles, one after the other."""
+"""The plan of a fixed rule: its nodes in tiles, one after the other.
+
+Where the error is to be known, two observers just inside the ends of the path come with them. What
+is known of the error is added up: the change from the rule that is embedded, the completeness gap,
+what the values of F say, and what may lie between the observers and the outermost nodes.
+"""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +15,10 @@ import numpy as np
 from igjax._engine import notes, values
 from igjax._engine.chunks import Found, chunked_sum
 from igjax._engine.integration import Integration, Plan, Planner, Problem
+from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.report import Account, relative
 from igjax._precision import tree_dtype
+from igjax._quadrature.gauss import Floats
 from igjax._sharding import NodeSharding, add_up, put_together, vary_like
 from igjax._trees import Tree
 from igjax.quadrature import Rule
@@ -19,17 +27,61 @@ from igjax.quadrature import Rule
 def planner(rule: Rule, *, has_report: bool) -> Planner:
     """Returns the planner of a sound rule, which knows an error only where there is a report."""
     rule = rule if has_report else rule._replace(embedded_weights=None)
-    return Planner(rule.nodes.size, False, functools.partial(_plan, rule))
+    watched = _watched(rule)
+    return Planner(watched.nodes.size, False, functools.partial(_plan, watched))
 
 
-def _plan(rule: Rule, batch_size: int | None, _: int, dtype: jax.typing.DTypeLike) -> Plan:
-    rows = [jnp.asarray(row, dtype) for row in rule[1:] if row is not None]
+class _Watched(NamedTuple):
+    """A rule, and what is needed to know its error.
+
+    Attributes:
+      nodes: those of the rule, and around them the observers, if there are any.
+      rows: of weights: of the rule; of the one embedded in it; and for each end, of the difference
+        between what its observer sees and what the nodes let expect.
+      ways: from the observers to the outermost nodes; empty if there are none.
+      shift: of the rule's first node, in steps, if they are equally far apart, else None.
+    """
+
+    nodes: Any
+    rows: list[Any]
+    ways: tuple[float, ...]
+    shift: float | None
+
+
+def _watched(rule: Rule) -> _Watched:
+    nodes, *rows = (row for row in rule if row is not None)
+    if len(rows) == 1 or not isinstance(nodes, np.ndarray) or nodes.size < 3:
+        return _Watched(nodes, rows, (), None)
+    shift = _shift_of_equal_steps(nodes)
+    ends = np.array([DISTANCE, 1.0 - DISTANCE])
+    ways = np.maximum([nodes[0] - ends[0], ends[1] - nodes[-1]], 0.0)
+    if not ways.any():  # a closed rule is there itself
+        return _Watched(nodes, rows, (), shift)
+    apart = [nodes[1] - nodes[0], nodes[-1] - nodes[-2]]
+    differences = np.zeros((2, nodes.size + 2))
+    for row, way, step in zip((differences[0], differences[1, ::-1]), ways, apart, strict=True):
+        further = way / step if step else 0.0
+        row[:3] = 1.0, -(1.0 + further), further
+    watched = [np.pad(row, 1) for row in rows]
+    return _Watched(
+        np.concatenate([ends[:1], nodes, ends[1:]]), [*watched, *differences], tuple(ways), shift
+    )
+
+
+def _shift_of_equal_steps(nodes: Floats) -> float | None:
+    """Returns the place of the first node, in steps, if the nodes are equally far apart."""
+    even = nodes[0] + np.arange(nodes.size) / nodes.size
+    return float(nodes[0] * nodes.size) if np.allclose(nodes, even, rtol=0.0, atol=1e-9) else None
+
+
+def _plan(rule: _Watched, batch_size: int | None, _: int, dtype: jax.typing.DTypeLike) -> Plan:
+    rows = jnp.stack([jnp.asarray(row, dtype) for row in rule.rows])
     integration = functools.partial(_integration, rule, batch_size)
-    return Plan(jnp.asarray(rule.nodes, dtype), jnp.stack(rows), integration)
+    return Plan(jnp.asarray(rule.nodes, dtype), rows, integration)
 
 
 def _integration(
-    rule: Rule,
+    rule: _Watched,
     batch_size: int | None,
     problem: Problem,
     nodes: jax.Array,
@@ -37,10 +89,8 @@ def _integration(
     sharding: NodeSharding | None,
 ) -> Integration:
     """Returns how it is gone through, with this device's part of its nodes and weights."""
-    integrand, count = problem.integrand, rule.nodes.size
-    known = problem.values is not None and rule.embedded_weights is not None
-    shift = _shift_of_equal_steps(rule) if known else None
-    dtype = tree_dtype(problem.x)
+    integrand, count, dtype = problem.integrand, rule.nodes.size, tree_dtype(problem.x)
+    shift = None if problem.values is None else rule.shift
 
     def at(alpha: jax.Array) -> tuple[Tree, Tree]:
         seen = integrand.at(alpha)
@@ -56,20 +106,26 @@ def _integration(
     def result(found: Found) -> tuple[Tree, Account]:
         sums, kept = found
         rows = [jax.tree.map(lambda leaf, k=k: leaf[k], sums) for k in range(len(weights))]
-        fine, *coarse = (add_up(integrand.attributions(row), sharding) for row in rows)
+        fine, *others = (add_up(integrand.attributions(row), sharding) for row in rows)
         size = problem.norm(fine)
-        if coarse:
-            change = problem.norm(jax.tree.map(jnp.subtract, fine, *coarse))
-            error = notes.flat(change, dtype)
-            if known:
+        if others:
+            coarse, *differences = others
+            error = distance(fine, coarse)
+            for way, difference in zip(rule.ways, differences, strict=True):
+                error += BETWEEN_OBSERVER * way * notes.flat(problem.norm(difference), dtype)
+            if problem.values is not None:
                 error += values.gap(problem, fine)
             if shift is not None:
-                seen = jnp.moveaxis(put_together(kept, sharding)[:count], 0, 2)
-                error += values.between_nodes(problem, seen, count, shift)
-            error = jax.tree.map(relative, notes.like_outputs(error, change), size)
+                seen = put_together(kept, sharding)[:count]
+                seen = jnp.moveaxis(seen[1:-1] if rule.ways else seen, 0, 2)
+                error += values.between_nodes(problem, seen, seen.shape[2], shift)
+            error = jax.tree.map(relative, notes.like_outputs(error, size), size)
         else:
             error = jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), size)
         return fine, Account(error, jnp.asarray(count, jnp.int32), jnp.asarray(True))
+
+    def distance(one: Tree, other: Tree) -> jax.Array:
+        return notes.flat(problem.norm(jax.tree.map(jnp.subtract, one, other)), dtype)
 
     return Integration(
         begin=total.begin,
@@ -80,12 +136,3 @@ def _integration(
         stopped=lambda _: jnp.asarray(False),
         result=result,
     )
-
-
-def _shift_of_equal_steps(rule: Rule) -> float | None:
-    """Returns the place of the first node, in steps, if the nodes are equally far apart."""
-    nodes = rule.nodes
-    if not isinstance(nodes, np.ndarray) or nodes.size < 3:
-        return None
-    even = nodes[0] + np.arange(nodes.size) / nodes.size
-    return float(nodes[0] * nodes.size) if np.allclose(nodes, even, rtol=0.0, atol=1e-9) else None

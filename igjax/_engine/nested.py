@@ -74,24 +74,24 @@ class Nested(NamedTuple):
         ahead = ranks[None] - jnp.asarray(self.first(levels))
         index = ahead >> jnp.asarray(levels[::-1])
         left = jnp.asarray((1 << levels) - 1) - index
-        weight = jnp.ones(index.shape, dtype)
-        for place, ends in enumerate(np.moveaxis(self._ends(), 2, 0)):
-            first, last = jnp.asarray(ends[:, :, None], dtype)
-            weight += jnp.where(index == place, first, 0.0) + jnp.where(left == place, last, 0.0)
         held = (ahead >= 0) & (ahead & jnp.asarray(self.step(levels) - 1) == 0)
-        return jnp.where(held, weight, 0.0) / jnp.asarray(1 << levels, dtype)
+        place = jnp.minimum(index, 4) + 4 - jnp.minimum(left, 4)
+        found = jnp.take_along_axis(jnp.asarray(self._table(), dtype), place, 1, mode="clip")
+        return jnp.where(held, found, 0.0)
 
-    def _ends(self) -> Floats:
-        """Returns what is added to the first weights, and to the last ones from the last on.
+    def _table(self) -> Floats:
+        """Returns the weights of each level: the first 4, the one between, and the last 4.
 
-        Returns:
-          Shape ``(2, levels, 4)``: no more than 4 at each end are others than the rest.
+        Of fewer nodes, each is where its distance from both ends puts it.
         """
-        added = np.zeros((2, self.levels, 4))
-        for level in range(self.levels):
-            for row, ends in zip(added, gregory.corrections(2**level, shift(level)), strict=True):
-                row[level, : ends.size] = ends
-        return added
+        table = np.ones((self.levels, 9))
+        for level, row in enumerate(table):
+            count = 2**level
+            first, last = gregory.corrections(count, shift(level))
+            ahead, behind = np.arange(first.size), count - 1 - np.arange(last.size)
+            for number, added in ((ahead, first), (behind, last)):
+                row[np.minimum(number, 4) + 4 - np.minimum(count - 1 - number, 4)] += added
+        return table / 2.0 ** np.arange(self.levels)[:, None]
 
 
 def shift(level: Any) -> Any:

@@ -86,7 +86,8 @@ def _buckets(stack: jax.Array, start: int) -> jax.Array:
     """Sums elements along the last axis, whose numbers begin with ``start``."""
     size, ahead = stack.shape[-1], start % BUCKETS
     number = jnp.arange(start, start + size, dtype=jnp.uint32)
-    sign = 1 - 2 * (number * np.uint32(2654435761) >> np.uint32(31)).astype(jnp.int32)
+    odd = (number * np.uint32(2654435761) >> np.uint32(31)).astype(stack.dtype)
+    sign = (1 - 2 * odd).reshape(*[1] * (stack.ndim - 1), size)
     padding = [(0, 0)] * (stack.ndim - 1) + [(ahead, -(ahead + size) % BUCKETS)]
-    padded = jnp.pad(stack * sign.astype(stack.dtype), padding)
+    padded = jnp.pad(stack * sign, padding)
     return jnp.sum(padded.reshape(*padded.shape[:-1], -1, BUCKETS), axis=-2)

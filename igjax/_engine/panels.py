@@ -55,10 +55,10 @@ def with_nodes(panels: Panels, alpha: jax.Array, notes: jax.Array, counts: jax.A
 
     def put(known: jax.Array, new: jax.Array) -> jax.Array:
         put = jax.lax.dynamic_update_slice_in_dim(known, new, panels.count + 1, known.ndim - 1)
-        return jnp.where(counts, put, known)
+        return jax.lax.select(counts, put, known)
 
-    more = jnp.where(counts, len(alpha), 0)
-    return Panels(panels.count + more, put(panels.alpha, alpha), put(panels.notes, notes))
+    count = panels.count + len(alpha) * counts.astype(jnp.int32)
+    return Panels(count, put(panels.alpha, alpha), put(panels.notes, notes))
 
 
 class Areas(NamedTuple):
@@ -85,7 +85,7 @@ def areas(panels: Panels, *, complete: bool) -> Areas:
       complete: whether what the nodes contribute sums to the slope of F.
     """
     order = jnp.argsort(panels.alpha)
-    points, notes = panels.alpha[order], panels.notes[..., order]
+    points, notes = (jnp.take(known, order, -1, mode="clip") for known in panels[1:])
     widths = jnp.diff(points)[None]
     number = jnp.arange(widths.size, dtype=jnp.int32)[None]
     changes = jnp.sum(jnp.abs(jnp.diff(notes[KNOWN:], axis=2)), axis=0)
@@ -121,11 +121,12 @@ def masses(found: Areas, smooth: jax.Array) -> jax.Array:
     roots = jnp.sqrt(found.areas)
     total = jnp.sum(roots, axis=1, keepdims=True)
     shares = jnp.where(total == 0.0, widths[None], roots / jnp.where(total == 0.0, 1.0, total))
+    wanted, full = jnp.mean(shares, axis=0), (widths > 0.0).astype(widths.dtype)
     # By number, not by place: next to a narrow panel is often another one.
     number = np.arange(len(widths))
     near = np.exp(-0.5 * (number[:, None] - number) ** 2)
-    kernel = jnp.where(smooth, jnp.asarray(near, widths.dtype), np.eye(len(widths)))
-    kernel = jnp.where(widths[None] > 0.0, kernel.astype(widths.dtype), 0.0)
-    wanted = jnp.sum(kernel * jnp.mean(shares, axis=0)[None], axis=1) / jnp.sum(kernel, axis=1)
-    wanted = jnp.where(widths > 0.0, wanted, 0.0)
-    return (1.0 - LEAST) * wanted / jnp.sum(wanted) + LEAST * widths
+    own = [jnp.asarray(kernel, widths.dtype) for kernel in (np.eye(len(widths)), near)]
+    kernel = jax.lax.select_n(smooth, *own) * full[None]
+    spread = full * jnp.sum(kernel * wanted[None], axis=1)
+    spread = spread / (jnp.sum(kernel, axis=1) + (1.0 - full))
+    return (1.0 - LEAST) * spread / jnp.sum(spread) + LEAST * widths

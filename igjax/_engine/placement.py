@@ -54,12 +54,9 @@ def place(placement: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       ``alpha(t)``, and its derivative, by which to multiply the weights.
     """
-    piece = jnp.sum(placement[:1, 1:-1] <= t[:, None], axis=1)
-    number = jnp.arange(placement.shape[1] - 1, dtype=piece.dtype)
-    here = piece[None, :, None] == number[None, None]
-    # Not by an index: on a mesh with explicit axes that needs to be told of them.
-    pick = lambda rows: jnp.sum(jnp.where(here, rows[:, None], 0.0), axis=2)
-    (start, bottom, first), (end, top, last) = pick(placement[:, :-1]), pick(placement[:, 1:])
+    piece = jnp.sum(placement[:1, 1:-1] <= t[:, None], axis=1, dtype=jnp.int32)
+    start, bottom, first = jnp.take(placement, piece, 1, mode="clip")
+    end, top, last = jnp.take(placement, piece + 1, 1, mode="clip")
     length, rise = jnp.maximum(end - start, jnp.finfo(t.dtype).tiny), top - bottom
     first, last = first * length, last * length
     square, cube = 3.0 * rise - 2.0 * first - last, first + last - 2.0 * rise

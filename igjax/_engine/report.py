@@ -27,10 +27,12 @@ class Report(NamedTuple):
         ``multiply_by_inputs=False``, whose attributions have no such sum. A poor error bar by
         itself: errors of both signs cancel in it.
       error: an estimate of the L1 error of the attributions, relative to their L1 norm. With a
-        fixed rule, the difference between its attributions and those of the coarser rule embedded
-        in it: that is the error of the coarser rule, and so errs on the safe side; NaN where the
-        rule embeds none. With ``to_tolerance``, see there.
-      num_evals: the number of points of the path at which the gradient was evaluated, int32.
+        fixed rule, an upper estimate: the difference between its attributions and those of the
+        coarser rule embedded in it, the completeness gap, the changes of F from node to node that
+        its slopes don't explain, and what the gradients just inside the ends of the path make
+        possible, added up; NaN where the rule embeds none. With ``to_tolerance``, see there.
+      num_evals: the number of points of the path at which the gradient was evaluated, int32: with a
+        rule that isn't closed, two more than its nodes, to know the error.
       converged: whether the error is within the tolerance asked for; True for a fixed rule, with
         which none is asked for.
     """

@@ -92,24 +92,26 @@ def mismatches(
     three = jax.lax.dynamic_slice_in_dim(known, count - 3, 3, axis=2)[..., ::-1]
     first, last = slopes[:, :3], step * three[SLOPE]
     # A parabola through three, where there is no fourth.
-    beyond = lambda three: 3.0 * three[:, :1] - 3.0 * three[:, 1:2] + three[:, 2:]
-    slopes = jnp.concatenate([beyond(first), slopes, beyond(last)], axis=1)
+    beyond = lambda three: _by(three, [3.0, -3.0, 1.0])
+    slopes = jnp.pad(slopes, [(0, 0), (1, 1)])
     number = jnp.arange(slopes.shape[1], dtype=jnp.int32)[None]
+    slopes = jnp.where(number == 0, beyond(first), slopes)
     slopes = jnp.where(number == count + 1, beyond(last), slopes)
-    change = _cubic(slopes)
-    between = jnp.diff(values, axis=1) - change
-    between = jnp.where(number[:, : between.shape[1]] < count - 1, between, 0.0)
-    at_start = values[:, 0] - ends[0] - _linear(first, shift)
-    at_end = ends[1] - three[VALUE, :, 0] - _linear(last, 1.0 - shift)
-    return jnp.concatenate([at_start[:, None], between, at_end[:, None]], axis=1)
-
-
-def _cubic(slopes: jax.Array) -> jax.Array:
-    """Returns the changes, by slopes in steps, between all but the first and last of them."""
     inner = slopes[:, 1:-2] + slopes[:, 2:-1]
-    return (13.0 * inner - slopes[:, :-3] - slopes[:, 3:]) / 24.0
+    change = (13.0 * inner - slopes[:, :-3] - slopes[:, 3:]) / 24.0
+    between = jnp.diff(values, axis=1) - change
+    between = jnp.where(number[:, :-3] < count - 1, between, 0.0)
+    at_start = values[:, :1] - ends[0][:, None] - _to_end(first, shift)
+    at_end = ends[1][:, None] - three[VALUE, :, :1] - _to_end(last, 1.0 - shift)
+    return jnp.concatenate([at_start, between, at_end], axis=1)
 
 
-def _linear(slopes: jax.Array, distance: jax.Array | float) -> jax.Array:
+def _to_end(slopes: jax.Array, distance: jax.Array | float) -> jax.Array:
     """Returns the change, by slopes in steps, from an end to the node so many steps from it."""
-    return distance * (slopes[:, 0] - (slopes[:, 1] - slopes[:, 0]) * distance / 2.0)
+    half = distance / 2.0
+    return distance * (_by(slopes, [1.0, 0.0, 0.0]) + half * _by(slopes, [1.0, -1.0, 0.0]))
+
+
+def _by(three: jax.Array, weights: list[float]) -> jax.Array:
+    """Returns the weighted sum of three columns, as one column."""
+    return jnp.sum(three * jnp.asarray([weights], three.dtype), axis=1, keepdims=True)

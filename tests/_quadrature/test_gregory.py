@@ -25,14 +25,30 @@ def test_many_nodes_are_exact_for_degree_3_and_not_for_4(n):
 
 @pytest.mark.parametrize("n", [*range(1, 40), 48, 64, 96, 256, 1000, 2048])
 def test_it_is_nested_open_and_of_equal_steps(n):
-    fine, coarse = gregory(2 * n), gregory(n)
+    fine = gregory(2 * n)
+    nodes, weights = _gregory.rule(n, 2 / 3)
     held = fine.embedded_weights != 0
-    np.testing.assert_allclose(fine.nodes[held], coarse.nodes, atol=1e-14)
-    np.testing.assert_allclose(fine.embedded_weights[held], coarse.weights, atol=1e-15)
+    np.testing.assert_allclose(fine.nodes[held], nodes, atol=1e-14)
+    np.testing.assert_allclose(fine.embedded_weights[held], weights, atol=1e-15)
     np.testing.assert_allclose(np.diff(fine.nodes), 0.5 / n, atol=1e-14)
     assert fine.nodes[0] > 0
     assert fine.nodes[-1] < 1
-    assert (coarse.embedded_weights is None) == (n % 2 == 1)
+    assert (gregory(n).embedded_weights is None) == (n % 2 == 1)
+
+
+@pytest.mark.parametrize("n", [2, 8, 24, 32, 128])
+def test_the_other_shift_is_nested_in_its_turn(n):
+    nodes, _ = _gregory.rule(2 * n, 2 / 3)
+    np.testing.assert_allclose(nodes[::2], _gregory.rule(n)[0], atol=1e-14)
+
+
+def test_every_number_of_nodes_is_good_where_the_integrand_is_steep_at_the_start():
+    # With a first node at 2/3 of a step, 32 and 128 of them were worse than 24 and 64.
+    error = lambda n: abs(gregory(n).weights @ (1 / (gregory(n).nodes + 0.05)) - np.log(21.0))
+    for numbers in ((16, 20, 24, 28), (32, 40, 48, 56, 64, 96, 128)):
+        errors = [error(n) for n in numbers]
+        assert errors == sorted(errors, reverse=True)
+    assert error(32) <= error(24)
 
 
 def test_only_the_ends_are_corrected():
@@ -47,7 +63,7 @@ def test_the_correction_is_that_of_euler_and_maclaurin(shift):
     step = 0.05
     x = (np.arange(2000) + shift) * step
     weights = np.ones(2000)
-    weights[:4] += _gregory._correction(shift, 4)
+    weights[:4] += _gregory.corrections(2000, shift)[0]
     assert step * (weights @ np.exp(-x)) == pytest.approx(1.0, abs=3e-7)
     assert abs(step * np.exp(-x).sum() - 1.0) > 1e-3
 
