@@ -122,7 +122,7 @@ class Seen(NamedTuple):
 
 
 class Course(NamedTuple):
-    """How far it has come. Whole numbers, and flags as such.
+    """How far it has come, and how it goes on. Constants to derivatives.
 
     Attributes:
       num_evals: at how many nodes.
@@ -132,7 +132,10 @@ class Course(NamedTuple):
       tile: the number of the next one.
       rounds: of closer looks.
       placed: whether the nodes of the rules are placed.
+      placement: where nodes go.
       level: of the last rule that was looked at.
+      error: of that, for each output.
+      size: its L1 norm, likewise.
     """
 
     num_evals: jax.Array
@@ -142,34 +145,13 @@ class Course(NamedTuple):
     tile: jax.Array
     rounds: jax.Array
     placed: jax.Array
-    level: jax.Array
-
-
-class Decided(NamedTuple):
-    """What was made of what was seen. Constants to derivatives.
-
-    Attributes:
-      course: the numbers of ``Course`` in one array, which is compiled faster.
-      placement: where nodes go.
-      judged: error and size of the attributions of the last rule that was looked at, for each
-        output, ``(2, outputs)``.
-    """
-
-    course: jax.Array
     placement: jax.Array
-    judged: jax.Array
-
-    def read(self) -> Course:
-        """Returns the numbers by their names."""
-        return self.course
+    level: jax.Array
+    error: jax.Array
+    size: jax.Array
 
 
-def _written(course: Course) -> jax.Array:
-    """Returns the numbers in one array."""
-    return Course(*[jnp.asarray(number).astype(jnp.int32) for number in course])
-
-
-Carry = tuple[Sums, Seen, Decided]
+Carry = tuple[Sums, Seen, Course]
 
 
 def planner(tolerance: Tolerance) -> Planner:
@@ -235,7 +217,7 @@ class _Way(NamedTuple):
             tiles=jnp.arange(steps, dtype=jnp.int32),
             step=self.step,
             go_on=self.go_on,
-            stopped=lambda carry: carry[2].read().stopped == 1,
+            stopped=lambda carry: carry[2].stopped,
             result=self.result,
         )
 
@@ -296,16 +278,23 @@ class _Way(NamedTuple):
             known=known.at[..., ranks].set(notes[:KNOWN, :, 1:-1]),
             scale=scale,
         )
-        course = Course(*[np.int32(0)] * len(Course._fields))
-        course = course._replace(num_evals=np.int32(pilot + OBSERVERS), stage=np.int32(_PILOT))
-        decided = Decided(
-            course=_written(course),
+        none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        course = Course(
+            num_evals=jnp.asarray(pilot + OBSERVERS, jnp.int32),
+            stopped=no,
+            converged=no,
+            stage=jnp.asarray(_PILOT, jnp.int32),
+            tile=none,
+            rounds=none,
+            placed=no,
             placement=placement.even(len(seen.panels.alpha), dtype),
-            judged=jnp.zeros((2, len(scale)), dtype),
+            level=none,
+            error=jnp.zeros_like(scale),
+            size=jnp.zeros_like(scale),
         )
         told = (notes, self.tolerance.rtol, self.tolerance.atol, self.ends)
         arrays = [leaf for leaf in jax.tree.leaves(told) if isinstance(leaf, jax.Array)]
-        return sums, *_constant(vary_like(arrays, (seen, decided)))
+        return sums, *_constant(vary_like(arrays, (seen, course)))
 
     def _all_at(self, alpha: jax.Array, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
         """Returns sums over the nodes by each row of weights, their notes, and their lengths.
@@ -356,17 +345,16 @@ class _Way(NamedTuple):
 
     def step(self, carry: Carry, _: jax.Array) -> Carry:
         """Visits a tile if that is needed, and looks how good it is."""
-        course = carry[2].read()
-        idle = (course.stopped == 1) | (course.stage == _PILOT)
+        course = carry[2]
+        idle = course.stopped | (course.stage == _PILOT)
         closer = ~idle & (course.stage == _CLOSER)
         evaluate = functools.partial(self._evaluate_if, ~_all(idle), ~_all(~closer))
         return self.look(self._visit(carry, idle, evaluate))
 
     def go_on(self, carry: Carry, _: jax.Array) -> Carry:
         """Does the same, where nobody is idle."""
-        course = carry[2].read()
-        evaluate = functools.partial(self._evaluate, ~_all(course.stage != _CLOSER))
-        return self.look(self._visit(carry, course.stopped == 1, evaluate))
+        evaluate = functools.partial(self._evaluate, ~_all(carry[2].stage != _CLOSER))
+        return self.look(self._visit(carry, carry[2].stopped, evaluate))
 
     def _evaluate(
         self, closer: jax.Array, alpha: jax.Array, weights: jax.Array
@@ -413,8 +401,8 @@ class _Way(NamedTuple):
         self, carry: Carry, idle: jax.Array, evaluate: Callable[..., tuple[Tree, jax.Array]]
     ) -> Carry:
         """Visits the next tile, unless idle."""
-        sums, seen, decided = carry
-        nested, size, course = self.nested, self.nested.size, decided.read()
+        sums, seen, course = carry
+        nested, size = self.nested, self.nested.size
         closer = course.stage == _CLOSER
         lanes = self._lanes(-(-size // self.devices))
         inside, lanes = lanes < size, jnp.minimum(lanes, size - 1)
@@ -423,9 +411,9 @@ class _Way(NamedTuple):
         even = nested.places(ranks, self.dtype)
         of_round = (course.tile * size + lanes).astype(self.dtype) + 0.5
         alpha, stretch = placement.place(
-            decided.placement, jnp.where(closer, of_round / self.round_of, even)
+            course.placement, jnp.where(closer, of_round / self.round_of, even)
         )
-        placed = closer | (course.placed == 1)
+        placed = closer | course.placed
         alpha, stretch = jnp.where(placed, alpha, even), jnp.where(placed, stretch, 1.0)
 
         of_rules = nested.weights(ranks, self.dtype) * stretch[None]
@@ -459,7 +447,7 @@ class _Way(NamedTuple):
         )
         every = nested.ranks(tile, jnp.arange(size, dtype=jnp.int32))
         known = seen.known.at[..., every].set(notes[:KNOWN] * by_t)
-        more = jnp.where(idle, 0, 1)
+        more = (~idle).astype(jnp.int32)
         seen = seen._replace(
             outermost=now_outermost(seen.outermost, alpha[outer]),
             panels=panels.with_nodes(
@@ -468,33 +456,30 @@ class _Way(NamedTuple):
             known=jnp.where(counts, known, seen.known),
         )
         course = course._replace(tile=course.tile + more, num_evals=course.num_evals + more * size)
-        decided = decided._replace(course=_written(course))
-        return sums, seen, decided
+        return sums, seen, course
 
     # What is decided.
 
     def look(self, carry: Carry) -> Carry:
         """Looks how good it is, where a rule or a round is complete, and decides how to go on."""
-        sums, seen, decided = carry
-        course = decided.read()
+        sums, seen, course = carry
         nodes = course.tile * self.nested.size
         least = jnp.where(course.rounds > 0, 2 * PILOT, PILOT)
         rule = (course.stage == _RULES) & (nodes & (nodes - 1) == 0) & (nodes >= least)
         closer = (course.stage == _CLOSER) & (nodes == self.round_of)
-        due = (course.stopped == 0) & (rule | closer | (course.stage == _PILOT))
+        due = ~course.stopped & (rule | closer | (course.stage == _PILOT))
 
-        def decide(carry: Carry) -> Decided:
-            varying: Decided = vary_like(carry[2], self._decide(*carry))
+        def decide(carry: Carry) -> Course:
+            varying: Course = vary_like(carry[2], self._decide(*carry))
             return varying
 
         new = jax.lax.cond(~_all(~due), decide, lambda carry: carry[2], _constant(carry))
-        kept = jax.tree.map(lambda old, new: jax.lax.select_n(due, old, new), decided, new)
+        kept = jax.tree.map(lambda old, new: jax.lax.select_n(due, old, new), course, new)
         return sums, seen, kept
 
-    def _decide(self, sums: Sums, seen: Seen, decided: Decided) -> Decided:
+    def _decide(self, sums: Sums, seen: Seen, course: Course) -> Course:
         """Returns what is made of what is seen now."""
         nested, pilot, most = self.nested, self.pilot, self.tolerance.max_evals
-        course = decided.read()
         of_rules, of_pilot = course.stage == _RULES, course.stage == _PILOT
         nodes = jnp.where(of_rules, course.tile * nested.size, pilot)
         level = 31 - jax.lax.clz(nodes)
@@ -520,21 +505,19 @@ class _Way(NamedTuple):
         judged = of_pilot | of_rules
         enough = (good & ~alarm) | ~finite | ((of_rules | straight) & ~another)
         by_panel = (course.rounds > 0) | closer
-        course = Course(
+        placed = self._placement(found, by_panel, ~closer)
+        return Course(
             num_evals=course.num_evals,
             stopped=judged & enough,
-            converged=jnp.where(judged, good & ~alarm, course.converged == 1),
+            converged=jnp.where(judged, good & ~alarm, course.converged),
             stage=jnp.where(closer, _CLOSER, _RULES),
             tile=jnp.where(of_rules, course.tile, jnp.where(straight, pilot // nested.size, 0)),
             rounds=course.rounds + closer.astype(jnp.int32),
-            placed=(course.placed == 1) | anew,
+            placed=course.placed | anew,
+            placement=jnp.where(of_rules, course.placement, placed),
             level=jnp.where(judged, level, course.level),
-        )
-        placed = self._placement(found, by_panel, ~closer)
-        return Decided(
-            course=_written(course),
-            placement=jnp.where(of_rules, decided.placement, placed),
-            judged=jnp.where(judged, jnp.stack([error, size]), decided.judged),
+            error=jnp.where(judged, error, course.error),
+            size=jnp.where(judged, size, course.size),
         )
 
     def _placement(self, found: Areas, by_panel: jax.Array, smooth: jax.Array) -> jax.Array:
@@ -576,7 +559,7 @@ class _Way(NamedTuple):
         norms = jax.vmap(self.problem.norm)(add_up(rows, self.sharding))
         size, before, last, *differ = jax.vmap(lambda n: flat(n, self.dtype))(norms)
         smooth = jnp.all(last <= SMOOTH * before)
-        few = ((1 << level) <= FEW) & ((course.placed == 1) | ~smooth)
+        few = ((1 << level) <= FEW) & (course.placed | ~smooth)
         change = _extrapolated(last, before, few, steep)
         beyond = BETWEEN_OBSERVER * (ways[0] * differ[0] + ways[1] * differ[1])
         if self.problem.values is None:
@@ -593,15 +576,14 @@ class _Way(NamedTuple):
 
     def result(self, carry: Carry) -> tuple[Tree, Account]:
         """Returns the attributions of the last rule that was looked at, and its account."""
-        sums, _, decided = carry
-        course = decided.read()
+        sums, _, course = carry
         row = jax.tree.map(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, course.level, keepdims=False),
             sums.rules,
         )
         attributions = add_up(self.problem.integrand.attributions(row), self.sharding)
-        error = like_outputs(relative(*decided.judged), self.outputs)
-        return attributions, Account(error, course.num_evals, course.converged == 1)
+        error = like_outputs(relative(course.error, course.size), self.outputs)
+        return attributions, Account(error, course.num_evals, course.converged)
 
 
 def _way(
@@ -644,7 +626,7 @@ def _alarm(found: Areas) -> jax.Array:
 
 def _scaled(notes: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns notes, with their sketches made as long as what they sketch."""
-    return notes.at[KNOWN:].multiply(scale[None, :, None])
+    return jnp.concatenate([notes[:KNOWN], notes[KNOWN:] * scale[None, :, None]])
 
 
 def _constant(tree: Any) -> Any:

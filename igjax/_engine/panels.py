@@ -18,12 +18,12 @@ class Panels(NamedTuple):
     """What is known of the path at some points: its ends, and nodes in any order.
 
     Attributes:
-      count: of the nodes.
+      nodes: their number.
       alpha: of the points, ``(n,)``. First of the baseline, then of the nodes; the rest is 1.
       notes: of the points, ``(KNOWN + BUCKETS, outputs, n)``. Of the ends F is known, and no more.
     """
 
-    count: jax.Array
+    nodes: jax.Array
     alpha: jax.Array
     notes: jax.Array
 
@@ -39,14 +39,12 @@ def of_nodes(
       ends: F(x') and F(x), ``(outputs,)``.
       room: for so many more.
     """
-    around = lambda notes: jnp.pad(notes, [(0, 0), (0, 0), (1, room + 1)])
-    inside = around(jnp.ones_like(notes[:1]))
-    at_ends = jnp.where(jnp.arange(inside.shape[2]) == 0, ends[0][:, None], ends[1][:, None])
-    values = jnp.where(inside[0] > 0.0, around(notes)[VALUE], at_ends)
+    nothing = jnp.zeros((len(notes) - 1, notes.shape[1], 1), notes.dtype)
+    start, end = (jnp.concatenate([value[None, :, None], nothing]) for value in ends)  # VALUE first
     return Panels(
         jnp.asarray(len(alpha), jnp.int32),
         jnp.pad(alpha, (1, room + 1), constant_values=(0.0, 1.0)),
-        around(notes).at[VALUE].set(values),
+        jnp.concatenate([start, notes, jnp.repeat(end, room + 1, axis=2)], axis=2),
     )
 
 
@@ -54,11 +52,11 @@ def with_nodes(panels: Panels, alpha: jax.Array, notes: jax.Array, counts: jax.A
     """Adds nodes to those that are there, if they count."""
 
     def put(known: jax.Array, new: jax.Array) -> jax.Array:
-        put = jax.lax.dynamic_update_slice_in_dim(known, new, panels.count + 1, known.ndim - 1)
+        put = jax.lax.dynamic_update_slice_in_dim(known, new, panels.nodes + 1, known.ndim - 1)
         return jax.lax.select(counts, put, known)
 
-    count = panels.count + len(alpha) * counts.astype(jnp.int32)
-    return Panels(count, put(panels.alpha, alpha), put(panels.notes, notes))
+    nodes = panels.nodes + len(alpha) * counts.astype(jnp.int32)
+    return Panels(nodes, put(panels.alpha, alpha), put(panels.notes, notes))
 
 
 class Areas(NamedTuple):
@@ -89,7 +87,7 @@ def areas(panels: Panels, *, complete: bool) -> Areas:
     widths = jnp.diff(points)[None]
     number = jnp.arange(widths.size, dtype=jnp.int32)[None]
     changes = jnp.sum(jnp.abs(jnp.diff(notes[KNOWN:], axis=2)), axis=0)
-    first, last = number == 0, number == panels.count
+    first, last = number == 0, number == panels.nodes
     length = _mean(jnp.sum(jnp.abs(notes[KNOWN:]), axis=0), first, last)
     # Panels after the last are empty.
     beyond = jnp.maximum(jnp.log(widths / _FLOOR), 1.0) * length

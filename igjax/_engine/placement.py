@@ -7,6 +7,8 @@ and beside a narrow panel it opens up by degrees.
 A placement is an array of ``(3, points)``: t, from 0 to 1; alpha, likewise; and ``dalpha / dt``.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def through(alpha: jax.Array, masses: jax.Array) -> jax.Array:
     Source: Fritsch & Butland 1984, "A Method for Constructing Local Monotone Piecewise Cubic
     Interpolants".
     """
-    tiny = jnp.finfo(masses.dtype).tiny
+    tiny = _tiny(masses)
     count = len(alpha)
     # Beyond the ends, and where a panel is empty, all goes on as beside it: a mass of 0, there.
     before, after = jnp.pad(masses, (1, 0)), jnp.pad(masses, (0, 1))
@@ -57,10 +59,16 @@ def place(placement: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     piece = jnp.sum(placement[:1, 1:-1] <= t[:, None], axis=1, dtype=jnp.int32)
     start, bottom, first = jnp.take(placement, piece, 1, mode="clip")
     end, top, last = jnp.take(placement, piece + 1, 1, mode="clip")
-    length, rise = jnp.maximum(end - start, jnp.finfo(t.dtype).tiny), top - bottom
+    length, rise = jnp.maximum(end - start, _tiny(t)), top - bottom
     first, last = first * length, last * length
     square, cube = 3.0 * rise - 2.0 * first - last, first + last - 2.0 * rise
     z = jnp.clip((t - start) / length, 0.0, 1.0)
     alpha = bottom + z * (first + z * (square + z * cube))
     stretch = (first + z * (2.0 * square + z * 3.0 * cube)) / length
     return jnp.clip(alpha, 0.0, 1.0), jnp.maximum(stretch, 0.0)
+
+
+def _tiny(like: jax.Array) -> float:
+    """Returns the smallest number that is no denormal."""
+    finfo: Any = jnp.finfo
+    return float(finfo(like.dtype).tiny)

@@ -22,6 +22,9 @@ from igjax._trees import Tree
 # a panel, of which there are many.
 ROUNDINGS, ROUNDINGS_OF_PANEL = 8, 4
 
+# The next value of a parabola through three at equal steps, where there is no fourth.
+PARABOLA = [3.0, -3.0, 1.0]
+
 
 def at_ends(problem: Problem) -> tuple[jax.Array, jax.Array]:
     """Returns F(x') and F(x), for each output."""
@@ -91,12 +94,10 @@ def mismatches(
     values, slopes = known[VALUE], step * known[SLOPE]
     three = jax.lax.dynamic_slice_in_dim(known, count - 3, 3, axis=2)[..., ::-1]
     first, last = slopes[:, :3], step * three[SLOPE]
-    # A parabola through three, where there is no fourth.
-    beyond = lambda three: _by(three, [3.0, -3.0, 1.0])
     slopes = jnp.pad(slopes, [(0, 0), (1, 1)])
     number = jnp.arange(slopes.shape[1], dtype=jnp.int32)[None]
-    slopes = jnp.where(number == 0, beyond(first), slopes)
-    slopes = jnp.where(number == count + 1, beyond(last), slopes)
+    slopes = jnp.where(number == 0, _by(first, PARABOLA), slopes)
+    slopes = jnp.where(number == count + 1, _by(last, PARABOLA), slopes)
     inner = slopes[:, 1:-2] + slopes[:, 2:-1]
     change = (13.0 * inner - slopes[:, :-3] - slopes[:, 3:]) / 24.0
     between = jnp.diff(values, axis=1) - change
