@@ -78,7 +78,6 @@ SMOOTH = 0.3  # a ratio of changes: what shrinks faster is smooth, and goes on w
 # Where a panel stood out, the integrand is steep, and no part of the error makes up for another.
 # Its changes are then less regular too: the one before counts by this much.
 SAFETY_IF_STEEP, PREVIOUS_IF_STEEP = 1.8, 0.5
-FLOOR = 3  # of attributions: roundings of the coarsest dtype that the function computes in
 
 # A panel stands out that may hide this share of the whole.
 STANDS_OUT = 0.15
@@ -487,7 +486,10 @@ class _Way(NamedTuple):
         atol, rtol = (
             jnp.asarray(t, self.dtype) for t in (self.tolerance.atol, self.tolerance.rtol)
         )
-        good, finite = jnp.all(error <= atol + rtol * size), jnp.all(jnp.isfinite(error))
+        asked, floor = atol + rtol * size, self.problem.floor * size
+        # What is left to the rounding can't be mended by more nodes.
+        good, exact = jnp.all(error <= asked), jnp.all(error + floor <= asked)
+        finite = jnp.all(jnp.isfinite(error))
 
         complete = self.problem.values is not None
         found = panels.areas(seen.panels, complete=complete)
@@ -509,14 +511,14 @@ class _Way(NamedTuple):
         return Course(
             num_evals=course.num_evals,
             stopped=judged & enough,
-            converged=jnp.where(judged, good & ~alarm, course.converged),
+            converged=jnp.where(judged, exact & ~alarm, course.converged),
             stage=jnp.where(closer, _CLOSER, _RULES),
             tile=jnp.where(of_rules, course.tile, jnp.where(straight, pilot // nested.size, 0)),
             rounds=course.rounds + closer.astype(jnp.int32),
             placed=course.placed | anew,
             placement=jnp.where(of_rules, course.placement, placed),
             level=jnp.where(judged, level, course.level),
-            error=jnp.where(judged, error, course.error),
+            error=jnp.where(judged, error + floor, course.error),
             size=jnp.where(judged, size, course.size),
         )
 
@@ -619,9 +621,9 @@ def _extrapolated(
 
 def _alarm(found: Areas) -> jax.Array:
     """Returns whether an observer sees what none of the pilot's nodes does."""
-    outer, first, last, other = (found.changes[:, at] for at in (1, 2, PILOT, PILOT + 1))
-    differs = lambda end, next_to: (end > ALARM * next_to) & (end > ALARM_OF_WHOLE * found.whole)
-    return jnp.any(differs(outer, first) | differs(other, last))
+    ends = found.changes[:, 1 : PILOT + 2 : PILOT]
+    next_to = found.changes[:, 2 : PILOT + 1 : PILOT - 2]
+    return jnp.any((ends > ALARM * next_to) & (ends > ALARM_OF_WHOLE * found.whole[:, None]))
 
 
 def _scaled(notes: jax.Array, scale: jax.Array) -> jax.Array:

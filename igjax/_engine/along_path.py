@@ -17,6 +17,7 @@ from igjax._engine.report import Account, report
 from igjax._engine.static import with_static, without_static
 from igjax._inputs import as_function_of, check_function, resolve_baseline
 from igjax._jaxpr.program import Traced, trace
+from igjax._jaxpr.rounding import rounding
 from igjax._precision import tree_dtype
 from igjax._sharding import in_shard_map, laid_out_like, mesh_of, node_sharding, vary_like
 from igjax._trees import Tree, map_parts
@@ -112,7 +113,8 @@ class _Task(NamedTuple):
         known = example.baseline, example.x, example.line
         integrand = self.integrands.between(*vary_like(nodes, known))
         values = (example.value, example.baseline_value) if self.complete else None
-        return Problem(integrand, example.x, self.options.judged, values)
+        coarsest = rounding(self.fun.closed, jax.default_backend())
+        return Problem(integrand, example.x, self.options.judged, values, coarsest)
 
     def plan(self, batch_size: int | None, devices: int = 1) -> Plan:
         """Returns how the rule is gone through."""

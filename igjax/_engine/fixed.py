@@ -119,6 +119,7 @@ def _integration(
                 seen = put_together(kept, sharding)[:count]
                 seen = jnp.moveaxis(seen[1:-1] if rule.ways else seen, 0, 2)
                 error += values.between_nodes(problem, seen, seen.shape[2], shift)
+            error += problem.floor * notes.flat(size, dtype)
             error = jax.tree.map(relative, notes.like_outputs(error, size), size)
         else:
             error = jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), size)

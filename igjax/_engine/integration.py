@@ -16,6 +16,9 @@ from igjax._engine.report import Account, l1_norm
 from igjax._sharding import NodeSharding, spread
 from igjax._trees import Tree, map_parts
 
+# Of attributions: that of a bfloat16 MiniLM was 1.3 to 2.1 %, of roundings of 0.8 %.
+ROUNDINGS = 3
+
 
 class Problem(NamedTuple):
     """What is to be integrated for an input, and by what the attributions are judged.
@@ -26,12 +29,19 @@ class Problem(NamedTuple):
       judged: from what is like the input to the part of it that errors are of.
       values: F(x) and F(x'), if the attributions are meant to sum to their difference, else None.
         The gap is a second opinion: a sum of errors, so that their L1 norm is no smaller.
+      rounding: the distance from 1 to the next number, in the coarsest arithmetic of F.
     """
 
     integrand: Integrand
     x: Tree
     judged: Callable[[Tree], Tree]
     values: tuple[Tree, Tree] | None
+    rounding: float
+
+    @property
+    def floor(self) -> float:
+        """Returns the error of attributions that no number of nodes lowers, of their L1 norm."""
+        return ROUNDINGS * self.rounding
 
     def norm(self, attributions: Tree) -> Tree:
         """Returns the L1 norm of attributions, for each output: errors are measured by it."""

@@ -7,14 +7,13 @@ In the sum over all panels, which is the completeness gap, such errors cancel.
 What may be rounding of the values says nothing.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from igjax._engine.integration import Problem
 from igjax._engine.notes import SLOPE, VALUE, flat
 from igjax._engine.report import completeness_gap
+from igjax._jaxpr.rounding import eps
 from igjax._precision import tree_dtype
 from igjax._trees import Tree
 
@@ -65,8 +64,7 @@ def between_nodes(
 
 def _eps(problem: Problem) -> float:
     """Returns the largest distance from 1 to the next number of the dtypes of F."""
-    finfo: Any = jnp.finfo
-    return max(float(finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(problem.values))
+    return max(eps(leaf.dtype) for leaf in jax.tree.leaves(problem.values))
 
 
 def mismatches(
