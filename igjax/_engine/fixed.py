@@ -27,7 +27,7 @@ from igjax.quadrature import Rule
 def planner(rule: Rule, *, has_report: bool) -> Planner:
     """Returns the planner of a sound rule, which knows an error only where there is a report."""
     rule = rule if has_report else rule._replace(embedded_weights=None)
-    watched = _watched(rule)
+    watched = _watched(rule, reported=has_report)
     return Planner(watched.nodes.size, False, functools.partial(_plan, watched))
 
 
@@ -40,32 +40,33 @@ class _Watched(NamedTuple):
         between what its observer sees and what the nodes let expect.
       ways: from the observers to the outermost nodes; empty if there are none.
       shift: of the rule's first node, in steps, if they are equally far apart, else None.
+      reported: whether anybody asks for the error.
     """
 
     nodes: Any
     rows: list[Any]
     ways: tuple[float, ...]
     shift: float | None
+    reported: bool
 
 
-def _watched(rule: Rule) -> _Watched:
+def _watched(rule: Rule, *, reported: bool) -> _Watched:
     nodes, *rows = (row for row in rule if row is not None)
     if len(rows) == 1 or not isinstance(nodes, np.ndarray) or nodes.size < 3:
-        return _Watched(nodes, rows, (), None)
+        return _Watched(nodes, rows, (), None, reported)
     shift = _shift_of_equal_steps(nodes)
     ends = np.array([DISTANCE, 1.0 - DISTANCE])
     ways = np.maximum([nodes[0] - ends[0], ends[1] - nodes[-1]], 0.0)
     if not ways.any():  # a closed rule is there itself
-        return _Watched(nodes, rows, (), shift)
+        return _Watched(nodes, rows, (), shift, reported)
     apart = [nodes[1] - nodes[0], nodes[-1] - nodes[-2]]
     differences = np.zeros((2, nodes.size + 2))
     for row, way, step in zip((differences[0], differences[1, ::-1]), ways, apart, strict=True):
         further = way / step if step else 0.0
         row[:3] = 1.0, -(1.0 + further), further
     watched = [np.pad(row, 1) for row in rows]
-    return _Watched(
-        np.concatenate([ends[:1], nodes, ends[1:]]), [*watched, *differences], tuple(ways), shift
-    )
+    around = np.concatenate([ends[:1], nodes, ends[1:]])
+    return _Watched(around, [*watched, *differences], tuple(ways), shift, reported)
 
 
 def _shift_of_equal_steps(nodes: Floats) -> float | None:
@@ -122,7 +123,9 @@ def _integration(
             error += problem.floor * notes.flat(size, dtype)
             error = jax.tree.map(relative, notes.like_outputs(error, size), size)
         else:
-            error = jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), size)
+            # Nobody asks without a report: and then no NaN is made, which jax_debug_nans would find.
+            unknown = jnp.nan if rule.reported else 0.0
+            error = jax.tree.map(lambda size: jnp.full_like(size, unknown), size)
         return fine, Account(error, jnp.asarray(count, jnp.int32), jnp.asarray(True))
 
     def distance(one: Tree, other: Tree) -> jax.Array:
