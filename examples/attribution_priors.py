@@ -49,7 +49,7 @@ STRENGTH = 10.0  # how much the penalty counts
 RULES: dict[str, Rule | None] = {
     "no penalty": None,
     "8 nodes": igjax.quadrature.gregory(8),
-    "to a tolerance of 5 %": igjax.quadrature.to_tolerance(0.05, max_evals=48),
+    "to a tolerance of 5 %": igjax.quadrature.to_tolerance(0.05, max_evals=50),
 }
 
 MODEL = nn.Sequential([jnp.ravel, nn.Dense(64), nn.gelu, nn.Dense(10)])

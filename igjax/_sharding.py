@@ -101,10 +101,10 @@ def add_up(shares: Tree, sharding: NodeSharding | None) -> Tree:
 
 def vary_like(values: Tree, tree: Tree) -> Tree:
     """Returns ``tree``, held by every device for itself where ``values`` differ between devices."""
-    return _plus_zero(tree, jax.tree.leaves(values)) if in_shard_map() else tree
+    return plus_zero(tree, jax.tree.leaves(values)) if in_shard_map() else tree
 
 
-def _plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
+def plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
     """Returns ``tree``, varying in a ``shard_map`` over the axes that any of ``values`` does.
 
     Keys are no numbers: they neither count among ``values`` nor are changed.

@@ -205,10 +205,10 @@ def test_report_of_a_function_with_known_values():
     assert_close(report.baseline_value, np.exp([0.5, 0]).sum())
     gap = float(attributions.sum()) - (np.exp([1, 2]).sum() - np.exp([0.5, 0]).sum())
     np.testing.assert_allclose(report.completeness_gap, gap, rtol=1e-4)
-    # The coarser rule is trapezoid(5), by itself.
+    # The coarser rule is trapezoid(5), by itself. What completeness says comes on top.
     coarse = igjax.integrated_grad(fun, baseline=b, rule=quadrature.trapezoid(5))(x)
-    error = np.abs(attributions - coarse).sum() / np.abs(attributions).sum()
-    np.testing.assert_allclose(report.error, error, rtol=1e-4)
+    error = (np.abs(attributions - coarse).sum() + abs(gap)) / np.abs(attributions).sum()
+    np.testing.assert_allclose(report.error, error, rtol=1e-3)
     truth = np.exp([1, 2]) - np.exp([0.5, 0])
     assert np.abs(attributions - truth).sum() / truth.sum() < error
     assert int(report.num_evals) == 9

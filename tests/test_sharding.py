@@ -62,7 +62,7 @@ def test_the_tolerance_is_kept_on_many_devices():
     )
     attributions, report = jax.jit(spread)(X, LABEL)
     assert report.converged
-    assert report.num_evals <= 80
+    assert report.num_evals <= 82
     truth = jax.jit(igjax.integrated_grad(score, rule=gauss_legendre(200)))(X, LABEL)
     assert float(jnp.sum(jnp.abs(attributions - truth)) / jnp.sum(jnp.abs(truth))) <= 1e-4
 
@@ -70,15 +70,15 @@ def test_the_tolerance_is_kept_on_many_devices():
 def test_nodes_are_placed_alike_on_any_number_of_devices():
     kinked = lambda x: jnp.sum(jax.nn.relu(jnp.sin(8.0 * jnp.sin(9.0 * x))))
     keywords = {
-        "rule": to_tolerance(1e-9, max_evals=16 + 64),
+        "rule": to_tolerance(1e-9, max_evals=18 + 64),
         "batch_size": 4,
         "has_report": True,
     }
     alone, report = jax.jit(igjax.integrated_grad(kinked, **keywords))(X)
-    assert report.num_evals == 80  # 64 where all are in equal steps
+    assert report.num_evals == 82  # 64 where all are in equal steps
     sharding = NamedSharding(mesh(), P("nodes"))
     spread, report = jax.jit(igjax.integrated_grad(kinked, sharding=sharding, **keywords))(X)
-    assert report.num_evals == 80
+    assert report.num_evals == 82
     np.testing.assert_allclose(spread, alone, rtol=1e-5, atol=1e-5)
 
 

@@ -52,7 +52,7 @@ _ERROR, _SHARE = 0.03, 0.95
 
 _FIXED = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 _RTOLS = (0.15, 0.1, 0.07, 0.05, 0.04, 0.03)
-_PLACED = (48, 80, 144, 272)
+_PLACED = (50, 82, 146, 274)
 _NEVER = 1e-9  # a tolerance that is never met, to have all the nodes
 _AT_ONCE = 64  # nodes that igjax is tried with all at once
 _STEPS = ((25, 50, 100, 200, 400, 800), (25, 50, 100, 200))

@@ -42,6 +42,8 @@ from igjax._engine.nested import Nested, shift
 from igjax._engine.notes import (
     BUCKETS,
     KNOWN,
+    SLOPE,
+    VALUE,
     as_sums,
     flat,
     length,
@@ -54,14 +56,13 @@ from igjax._engine.panels import Areas, Panels
 from igjax._engine.report import Account, relative
 from igjax._jaxpr.convolutions import with_fast_convolutions
 from igjax._precision import tree_dtype
-from igjax._quadrature.gauss import Floats
-from igjax._sharding import NodeSharding, add_up, put_together, vary_like
+from igjax._quadrature import gregory
+from igjax._sharding import NodeSharding, add_up, plus_zero, put_together, vary_like
 from igjax._trees import Tree
 from igjax.quadrature import Tolerance
 
 PILOT = 16  # nodes, to look at the error for the first time, and to see where more are needed
 OBSERVERS = 2
-MOST_AT_ONCE = 64  # nodes: with more, too few steps would be left to decide
 
 # What follows was chosen on 1,206 attributions of 67 kinds of small functions (12 draws of each,
 # and rtol 0.1, 0.03, 0.01): networks of all kinds, and functions that are steep, cancel or alias
@@ -81,7 +82,7 @@ SAFETY_IF_STEEP, PREVIOUS_IF_STEEP = 1.8, 0.5
 
 # A panel stands out that may hide this share of the whole.
 STANDS_OUT = 0.15
-ROUNDS_OF = 64  # nodes, in all rounds together
+ROUNDS = 4  # of closer looks, of as many nodes as the pilot has
 # Nodes that all see the same, and an observer that sees something else: then the nodes may have
 # been in step with the integrand. By this much more than from node to node, and of the whole.
 ALARM, ALARM_OF_WHOLE = 8.0, 0.3
@@ -164,7 +165,8 @@ def _plan(
     most = tolerance.max_evals - OBSERVERS
     at_once = batch_size or PILOT + OBSERVERS
     nested = Nested(
-        _power_of_two(min(at_once * devices, MOST_AT_ONCE, most)),
+        # No more than the pilot, however many there could be: so the answer is always the same.
+        _power_of_two(min(at_once * devices, PILOT)),
         _power_of_two(most).bit_length(),
     )
     # One for each device, to tell them apart: they work out their nodes themselves.
@@ -209,7 +211,7 @@ class _Way(NamedTuple):
     def parts(self) -> Integration:
         """Returns the integration."""
         # Once more than there are tiles: the first step is a look at the pilot.
-        steps = 1 + (ROUNDS_OF + self.nested.nodes) // self.nested.size
+        steps = 1 + (ROUNDS * PILOT + self.nested.nodes) // self.nested.size
         return Integration(
             begin=self.begin,
             look=self.look,
@@ -230,34 +232,18 @@ class _Way(NamedTuple):
         """Returns how many share the nodes."""
         return 1 if self.sharding is None else self.sharding.size
 
-    @property
-    def pilot(self) -> int:
-        """Returns the number of nodes of the first rule that is looked at."""
-        return max(PILOT, self.nested.size)
-
-    @property
-    def looked_at(self) -> Floats:
-        """Returns where those of the pilot's nodes are that tell the panels: so many are enough."""
-        level = self.pilot.bit_length() - 1
-        return (np.arange(0, self.pilot, self.pilot // PILOT) + shift(level)) / self.pilot
-
-    @property
-    def round_of(self) -> int:
-        """Returns the number of nodes of a round of closer looks."""
-        return max(PILOT, self.nested.size)
-
     # What is evaluated.
 
     def begin(self) -> Carry:
         """Evaluates the pilot and the observers."""
-        nested, dtype, pilot = self.nested, self.dtype, self.pilot
-        level = pilot.bit_length() - 1
-        ranks = nested.first(level) + nested.step(level) * np.arange(pilot, dtype=np.int32)
+        nested, dtype = self.nested, self.dtype
+        level = PILOT.bit_length() - 1
+        ranks = nested.first(level) + nested.step(level) * np.arange(PILOT, dtype=np.int32)
         ranks = jnp.asarray(ranks)
         inner = nested.places(ranks, dtype)
         ends = jnp.array([DISTANCE, 1.0 - DISTANCE], dtype)
         alpha = jnp.concatenate([ends[:1], inner, ends[1:]])
-        one = jnp.eye(pilot + OBSERVERS, dtype=dtype)
+        one = jnp.eye(PILOT + OBSERVERS, dtype=dtype)
         of_rules = jnp.pad(nested.weights(ranks, dtype), [(0, 0), (1, 1)])
         rows, notes, lengths = self._all_at(
             alpha, jnp.concatenate([of_rules, one[np.array([0, -1, 1, -2, 2, -3])]])
@@ -267,19 +253,16 @@ class _Way(NamedTuple):
 
         total = jnp.sum(jnp.abs(notes[KNOWN:]), axis=(0, 2))
         scale = jnp.sum(lengths, axis=0) / jnp.where(total == 0.0, 1.0, total)
-        chosen = np.r_[0, 1 : pilot + 1 : pilot // PILOT, pilot + 1]
         known = jnp.zeros((KNOWN, len(scale), nested.nodes), dtype)
         seen = Seen(
             outermost=inner[np.array([0, -1, 1, -2])],
-            panels=panels.of_nodes(
-                alpha[chosen], _scaled(notes[..., chosen], scale), self.ends, ROUNDS_OF
-            ),
+            panels=panels.of_nodes(alpha, _scaled(notes, scale), self.ends, ROUNDS * PILOT),
             known=known.at[..., ranks].set(notes[:KNOWN, :, 1:-1]),
             scale=scale,
         )
         none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         course = Course(
-            num_evals=jnp.asarray(pilot + OBSERVERS, jnp.int32),
+            num_evals=jnp.asarray(PILOT + OBSERVERS, jnp.int32),
             stopped=no,
             converged=no,
             stage=jnp.asarray(_PILOT, jnp.int32),
@@ -293,7 +276,8 @@ class _Way(NamedTuple):
         )
         told = (notes, self.tolerance.rtol, self.tolerance.atol, self.ends)
         arrays = [leaf for leaf in jax.tree.leaves(told) if isinstance(leaf, jax.Array)]
-        return sums, *_constant(vary_like(arrays, (seen, course)))
+        # Of the types that they will have: in a shard_map, and on a mesh with explicit axes.
+        return sums, *_constant(plus_zero((seen, course), arrays))
 
     def _all_at(self, alpha: jax.Array, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
         """Returns sums over the nodes by each row of weights, their notes, and their lengths.
@@ -410,7 +394,7 @@ class _Way(NamedTuple):
         even = nested.places(ranks, self.dtype)
         of_round = (course.tile * size + lanes).astype(self.dtype) + 0.5
         alpha, stretch = placement.place(
-            course.placement, jnp.where(closer, of_round / self.round_of, even)
+            course.placement, jnp.where(closer, of_round / PILOT, even)
         )
         placed = closer | course.placed
         alpha, stretch = jnp.where(placed, alpha, even), jnp.where(placed, stretch, 1.0)
@@ -422,7 +406,7 @@ class _Way(NamedTuple):
         fresh, notes = evaluate(alpha, rows)
         notes, alpha, stretch = put_together((_constant(notes), alpha, stretch), self.sharding)
         notes, alpha = jnp.moveaxis(notes[:size], 0, 2), alpha[:size]
-        by_t = jnp.stack([jnp.ones_like(alpha), stretch[:size]])[:, None]
+        by_t = jnp.stack([notes[VALUE], notes[SLOPE] * stretch[None, :size]])
 
         counts = ~idle & ~closer
         afresh = counts & (tile == 0)
@@ -445,7 +429,7 @@ class _Way(NamedTuple):
             jax.tree.map(now_outermost, sums.outermost, _rows(fresh, -4, None)),
         )
         every = nested.ranks(tile, jnp.arange(size, dtype=jnp.int32))
-        known = seen.known.at[..., every].set(notes[:KNOWN] * by_t)
+        known = seen.known.at[..., every].set(by_t)
         more = (~idle).astype(jnp.int32)
         seen = seen._replace(
             outermost=now_outermost(seen.outermost, alpha[outer]),
@@ -465,7 +449,7 @@ class _Way(NamedTuple):
         nodes = course.tile * self.nested.size
         least = jnp.where(course.rounds > 0, 2 * PILOT, PILOT)
         rule = (course.stage == _RULES) & (nodes & (nodes - 1) == 0) & (nodes >= least)
-        closer = (course.stage == _CLOSER) & (nodes == self.round_of)
+        closer = (course.stage == _CLOSER) & (nodes == PILOT)
         due = ~course.stopped & (rule | closer | (course.stage == _PILOT))
 
         def decide(carry: Carry) -> Course:
@@ -478,9 +462,9 @@ class _Way(NamedTuple):
 
     def _decide(self, sums: Sums, seen: Seen, course: Course) -> Course:
         """Returns what is made of what is seen now."""
-        nested, pilot, most = self.nested, self.pilot, self.tolerance.max_evals
+        nested, most = self.nested, self.tolerance.max_evals
         of_rules, of_pilot = course.stage == _RULES, course.stage == _PILOT
-        nodes = jnp.where(of_rules, course.tile * nested.size, pilot)
+        nodes = jnp.where(of_rules, course.tile * nested.size, PILOT)
         level = 31 - jax.lax.clz(nodes)
         error, size, smooth = self._error(sums, seen, course, level)
         atol, rtol = (
@@ -496,11 +480,9 @@ class _Way(NamedTuple):
         alarm = of_pilot & _alarm(found)
         stands_out = jnp.any(found.areas > STANDS_OUT * found.whole[:, None]) | alarm
         # Enough has to be left for the rules.
-        more = (course.rounds * self.round_of < ROUNDS_OF) & (
-            course.num_evals + self.round_of + 4 * PILOT <= most
-        )
+        more = (course.rounds < ROUNDS) & (course.num_evals + PILOT + 4 * PILOT <= most)
         closer = ~of_rules & stands_out & more
-        anew = ~of_pilot | (~smooth & (course.num_evals + 2 * pilot <= most))
+        anew = ~of_pilot | (~smooth & (course.num_evals + 2 * PILOT <= most))
         anew = ~of_rules & ~closer & anew
         straight = of_pilot & ~closer & ~anew
         another = (course.num_evals + nodes <= most) & (level < nested.levels - 1)
@@ -508,12 +490,12 @@ class _Way(NamedTuple):
         enough = (good & ~alarm) | ~finite | ((of_rules | straight) & ~another)
         by_panel = (course.rounds > 0) | closer
         placed = self._placement(found, by_panel, ~closer)
-        return Course(
+        decided = Course(
             num_evals=course.num_evals,
             stopped=judged & enough,
             converged=jnp.where(judged, exact & ~alarm, course.converged),
             stage=jnp.where(closer, _CLOSER, _RULES),
-            tile=jnp.where(of_rules, course.tile, jnp.where(straight, pilot // nested.size, 0)),
+            tile=jnp.where(of_rules, course.tile, jnp.where(straight, PILOT // nested.size, 0)),
             rounds=course.rounds + closer.astype(jnp.int32),
             placed=course.placed | anew,
             placement=jnp.where(of_rules, course.placement, placed),
@@ -521,12 +503,14 @@ class _Way(NamedTuple):
             error=jnp.where(judged, error + floor, course.error),
             size=jnp.where(judged, size, course.size),
         )
+        # Under jax_enable_x64 what is chosen from numbers of Python's would be of 64 bits.
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), decided, course)
 
     def _placement(self, found: Areas, by_panel: jax.Array, smooth: jax.Array) -> jax.Array:
         """Returns where nodes go: by panels, or else by the density."""
         points = len(found.ends)
         # If there was no closer look, these are the changes from node to node of the pilot.
-        spread = density.masses(found.changes[:, 2 : PILOT + 1], self.looked_at, points - 1)
+        spread = density.masses(found.changes[:, 2 : PILOT + 1], gregory.rule(PILOT)[0], points - 1)
         even = placement.even(points, self.dtype)[0]
         return placement.through(
             jnp.where(by_panel, found.ends, even),

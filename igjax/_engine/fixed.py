@@ -123,7 +123,7 @@ def _integration(
             error += problem.floor * notes.flat(size, dtype)
             error = jax.tree.map(relative, notes.like_outputs(error, size), size)
         else:
-            # Nobody asks without a report: and then no NaN is made, which jax_debug_nans would find.
+            # If nobody asks, no NaN is made, which jax_debug_nans would find.
             unknown = jnp.nan if rule.reported else 0.0
             error = jax.tree.map(lambda size: jnp.full_like(size, unknown), size)
         return fine, Account(error, jnp.asarray(count, jnp.int32), jnp.asarray(True))

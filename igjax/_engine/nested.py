@@ -76,8 +76,9 @@ class Nested(NamedTuple):
         left = jnp.asarray((1 << levels) - 1) - index
         held = (ahead >= 0) & (ahead & jnp.asarray(self.step(levels) - 1) == 0)
         place = jnp.minimum(index, 4) + 4 - jnp.minimum(left, 4)
-        found = jnp.take_along_axis(jnp.asarray(self._table(), dtype), place, 1, mode="clip")
-        return jnp.where(held, found, 0.0)
+        # Not by an index: on a mesh with explicit axes that needs to be told of them.
+        here = held[:, None] & (place[:, None] == np.arange(9, dtype=np.int32)[None, :, None])
+        return jnp.sum(jnp.where(here, jnp.asarray(self._table(), dtype)[..., None], 0.0), axis=1)
 
     def _table(self) -> Floats:
         """Returns the weights of each level: the first 4, the one between, and the last 4.

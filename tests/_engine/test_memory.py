@@ -7,6 +7,7 @@ import pytest
 from closeness import assert_close
 
 import igjax
+from igjax._engine.along_path import gradient
 from igjax._engine.contributions import multiplied
 from igjax._engine.integrand import integrands
 from igjax._engine.memory import Capacity, capacity, fitting_batch_size
@@ -27,7 +28,7 @@ def chosen(x: jax.Array, free: int, nodes: int | None = None, most: int = 200) -
     """Returns the batch size that is chosen on a device that holds so much."""
     traced = trace(network, x)
     along = integrands(
-        traced, jax.grad, path=straight_line, contribution=multiplied, affine_prefix=True
+        traced, gradient.of, path=straight_line, contribution=multiplied, affine_prefix=True
     )
     start = jnp.zeros_like(x)
     integrand = along.between(start, x, along.line(start, x))
