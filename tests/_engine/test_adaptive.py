@@ -225,7 +225,7 @@ def test_each_example_of_a_batch_stops_by_itself():
         xs, together, *report[4:], report.error, strict=True
     ):
         alone, own = jax.jit(attribution)(x)
-        assert_close(row, alone)
+        np.testing.assert_allclose(row, alone, atol=1e-5 * float(jnp.abs(alone).max()) + 1e-9)
         assert own.num_evals == evals
         assert own.converged == converged
         np.testing.assert_allclose(own.error, error, rtol=1e-4)
