@@ -105,7 +105,10 @@ def vary_like(values: Tree, tree: Tree) -> Tree:
 
 
 def plus_zero(tree: Tree, values: list[jax.Array]) -> Tree:
-    """Returns ``tree``, varying in a ``shard_map`` over the axes that any of ``values`` does.
+    """Returns ``tree``, of the types that it has once ``values`` are added to it.
+
+    In a ``shard_map`` it varies over the axes that any of them does; on a mesh with explicit axes
+    it is on that mesh, as a constant is not.
 
     Keys are no numbers: they neither count among ``values`` nor are changed.
     """

@@ -516,11 +516,11 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 594) -> Tol
     how F changes from node to node, and how different the observers' gradients are from those next
     to them: see ``igjax/_engine/adaptive.py``. ``python -m benchmarks --only families`` tries it on
     68 kinds of functions. It remains an estimate: what lies between two nodes is not seen if the
-    gradients on both sides are alike and F is as if it were not there. With equal steps that is a
-    thirty-second of the path at first, with placed nodes no more than five times the mean distance.
+    gradients on both sides are alike and F is as if it were not there. That is less than a
+    sixteenth of the path at first, and with placed nodes at most five times their mean distance.
 
     Memory does not depend on the number of nodes: ``batch_size`` of them (rounded down to a power
-    of 2 of at most 64; by default 16, and 18 to begin with) are evaluated at once, and hardly more
+    of 2 of at most 16; 18 to begin with, if so many may be) are evaluated at once, and hardly more
     than sums is kept. Under ``vmap`` every example stops by itself, but the loop runs until the
     slowest has stopped. Derivatives are those of the rule arrived at: the choice of nodes counts as
     a constant.
