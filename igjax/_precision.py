@@ -22,3 +22,8 @@ def tree_dtype(tree: Tree) -> Any:
 def cast(tree: Tree, dtype: Any) -> Tree:
     """Returns ``tree`` with every leaf in ``dtype``."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def as_sums(values: Tree) -> Tree:
+    """Returns ``values`` in the precision of sums."""
+    return jax.tree.map(lambda value: value.astype(sum_dtype(value.dtype)), values)

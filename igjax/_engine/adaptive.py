@@ -44,7 +44,6 @@ from igjax._engine.notes import (
     KNOWN,
     SLOPE,
     VALUE,
-    as_sums,
     flat,
     length,
     like_outputs,
@@ -55,7 +54,7 @@ from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.panels import Areas, Panels
 from igjax._engine.report import Account, relative
 from igjax._jaxpr.convolutions import with_fast_convolutions
-from igjax._precision import tree_dtype
+from igjax._precision import as_sums, tree_dtype
 from igjax._quadrature import gregory
 from igjax._sharding import NodeSharding, add_up, plus_zero, put_together, vary_like
 from igjax._trees import Tree

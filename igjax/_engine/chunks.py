@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from igjax._jaxpr.convolutions import with_fast_convolutions
-from igjax._precision import sum_dtype
+from igjax._precision import as_sums, sum_dtype
 from igjax._sharding import NodeSharding, add_up, put_together, spread, vary_like
 from igjax._trees import Tree
 
@@ -174,7 +174,7 @@ def mean(
 
 def _moments(fun: Callable[[Tree], Tree], nodes: Tree, counted: jax.Array) -> _Moments:
     """Computes the moments of ``fun`` at nodes; what counts 0 is padding."""
-    values = jax.tree.map(_precise, jax.vmap(fun)(nodes))
+    values = as_sums(jax.vmap(fun)(nodes))
     count = jnp.sum(counted)
     average = contract(counted / jnp.maximum(count, 1.0), values)
     apart = jax.tree.map(lambda v, m: jnp.square(v - m[None]), values, average)
@@ -271,7 +271,7 @@ def no_sum(zero: Tree, weights: jax.Array) -> Tree:
     nothing = jnp.sum(jnp.zeros_like(weights))
 
     def leaf(zero: jax.Array) -> jax.Array:
-        precise = _precise(zero) + nothing.astype(sum_dtype(zero.dtype))
+        precise = as_sums(zero) + nothing.astype(sum_dtype(zero.dtype))
         return jnp.broadcast_to(precise, (*weights.shape[:-1], *zero.shape))
 
     return jax.tree.map(leaf, zero)
@@ -299,10 +299,6 @@ def _evaluated(chunk: Callable[..., Tree], nodes: Tree, size: int) -> Callable[.
     """Returns ``chunk`` as XLA likes it; of several, reverse mode evaluates each again."""
     fast = with_fast_convolutions(chunk)
     return jax.checkpoint(fast) if size < _count(nodes) else fast
-
-
-def _precise(value: jax.Array) -> jax.Array:
-    return value.astype(sum_dtype(value.dtype))
 
 
 def _count(nodes: Tree) -> int:

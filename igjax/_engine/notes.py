@@ -14,7 +14,7 @@ import numpy as np
 
 from igjax._engine.integrand import Seen
 from igjax._engine.integration import Problem
-from igjax._precision import sum_dtype, tree_dtype
+from igjax._precision import as_sums, tree_dtype
 from igjax._trees import Tree, map_parts
 
 VALUE, SLOPE, KNOWN = range(3)
@@ -49,11 +49,6 @@ def sketch(problem: Problem, contribution: Tree) -> jax.Array:
     found = map_parts(functools.partial(_sketch, like), like, parts)
     rows = [leaf.reshape(-1, BUCKETS).astype(dtype) for leaf in jax.tree.leaves(found)]
     return jnp.concatenate(rows).T
-
-
-def as_sums(values: Tree) -> Tree:
-    """Returns ``values`` in the precision of sums."""
-    return jax.tree.map(lambda value: value.astype(sum_dtype(value.dtype)), values)
 
 
 def flat(tree: Tree, dtype: jax.typing.DTypeLike) -> jax.Array:
