@@ -451,12 +451,14 @@ class _Way(NamedTuple):
         closer = (course.stage == _CLOSER) & (nodes == PILOT)
         due = ~course.stopped & (rule | closer | (course.stage == _PILOT))
 
+        # Who is not due is in the branch for the others' sake.
         def decide(carry: Carry) -> Course:
-            varying: Course = vary_like(carry[2], self._decide(*carry))
+            old = carry[2]
+            new = jax.tree.map(functools.partial(jax.lax.select_n, due), old, self._decide(*carry))
+            varying: Course = vary_like(old, new)
             return varying
 
-        new = jax.lax.cond(~_all(~due), decide, lambda carry: carry[2], _constant(carry))
-        kept = jax.tree.map(lambda old, new: jax.lax.select_n(due, old, new), course, new)
+        kept = jax.lax.cond(~_all(~due), decide, lambda carry: carry[2], _constant(carry))
         return sums, seen, kept
 
     def _decide(self, sums: Sums, seen: Seen, course: Course) -> Course:

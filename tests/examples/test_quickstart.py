@@ -1,11 +1,9 @@
-"""The quickstart, run for real: on two photos with few nodes, and as a user would run it."""
+"""The quickstart, run for real on two photos with few nodes. (.ci/run runs it as a user would.)"""
 
 import contextlib
 import io
-import os
 import pathlib
 import runpy
-import subprocess
 import sys
 import webbrowser
 
@@ -131,21 +129,3 @@ def test_a_missing_package_names_the_extra(monkeypatch, package):
     monkeypatch.setattr(sys, "path", [*sys.path])  # run by its path, the file adds to it
     with pytest.raises(ModuleNotFoundError, match=rf'{package}.*pip install "igjax\[examples\]"'):
         runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
-
-
-@pytest.mark.slow
-def test_the_defaults_take_less_than_two_minutes(tmp_path):
-    path = tmp_path / "quickstart.png"
-    command = [sys.executable, "-m", "examples.quickstart", f"--out={path}"]
-    environment = {**os.environ, "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        timeout=120,
-        check=True,
-        capture_output=True,
-        encoding="utf-8",
-    )
-    assert "Attributing" in done.stdout and "6/6" in done.stdout
-    assert path.stat().st_size < 2_000_000
