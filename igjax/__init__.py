@@ -3,8 +3,8 @@
     attributions = jax.jit(jax.vmap(igjax.integrated_grad(f)))(xs, labels)
 
 Transforms: ``integrated_grad`` of a function of one example to a scalar, ``integrated_jacobian`` of
-one to arrays; ``Report`` is what they tell about their answer. Their parts are plain values and
-functions: ``igjax.baselines``, ``igjax.paths`` and ``igjax.quadrature``.
+one to arrays; ``Report`` is what they tell about their answer, and ``Reason`` why they ended. Their
+parts are plain values and functions: ``igjax.baselines``, ``igjax.paths``, ``igjax.quadrature``.
 
 Layers: ``split_at`` cuts a function in two at an intermediate that has a name, and ``layer_names``
 lists those. ``layer_integrated_grad``, ``layer_conductance``, ``internal_influence``,
@@ -18,7 +18,7 @@ ids at their embedding. ``at_layer``, ``at_neuron`` and ``at_tokens`` take any m
 
 from igjax import baselines, paths, quadrature
 from igjax._conductance import internal_influence, layer_conductance, neuron_conductance
-from igjax._engine.report import Report
+from igjax._engine.report import Reason, Report
 from igjax._from_arguments import from_arguments
 from igjax._integrated import integrated_grad, integrated_jacobian
 from igjax._jaxpr.names import layer_names, split_at
@@ -33,6 +33,7 @@ from igjax._tokens import at_tokens, token_integrated_grad
 from igjax._version import __version__
 
 __all__ = [
+    "Reason",
     "Report",
     "__version__",
     "at_layer",

@@ -146,6 +146,7 @@ def test_rounding_is_a_floor_of_the_error():
     assert report.error > 1e-7
     half = lambda x: f(x.astype(jnp.bfloat16)).astype(jnp.float32)
     _, report = igjax.integrated_grad(half, rule=to_tolerance(0.01), has_report=True)(x)
+    assert report.reason == igjax.Reason.PRECISION
     assert not report.converged
     assert report.error > 0.02
     assert report.num_evals < 100  # for no number of nodes would help

@@ -213,6 +213,11 @@ def test_report_of_a_function_with_known_values():
     assert np.abs(attributions - truth).sum() / truth.sum() < error
     assert int(report.num_evals) == 9
     assert bool(report.converged)
+    assert report.reason == igjax.Reason.CONVERGED
+    not_finite = igjax.integrated_grad(lambda x: jnp.sum(jnp.sqrt(x)), has_report=True)
+    _, report = not_finite(-jnp.ones(3))
+    assert report.reason == igjax.Reason.NOT_FINITE
+    assert not report.converged
 
 
 def test_a_rule_without_an_embedded_one_has_no_error_bar():

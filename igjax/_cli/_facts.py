@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igjax._engine.report import Reason
 from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
@@ -32,7 +33,7 @@ def facts(store: Store, failures: int) -> dict[str, Any]:
 
     Returns:
       A dictionary that ``json.dumps`` takes. What is not known is None; what has not been stored
-      is absent from ``distributions`` and, for ``converged``, None.
+      is absent from ``distributions`` and, for ``converged`` and ``reasons``, None.
     """
     attributes, status = store.attributes, store.whole("status")
     done = status == DONE
@@ -45,6 +46,7 @@ def facts(store: Store, failures: int) -> dict[str, Any]:
         "progress": _progress(status, attributes["length"]),
         "distributions": _distributions(store, done),
         "converged": _share(store, done),
+        "reasons": _reasons(store, done),
         "failures": _failures(store, np.flatnonzero(status == FAILED)[:failures]),
     }
 
@@ -98,6 +100,15 @@ def _share(store: Store, done: NDArray[np.bool_]) -> float | None:
     return float(np.mean(store.whole("converged")[done]))
 
 
+def _reasons(store: Store, done: NDArray[np.bool_]) -> dict[str, int] | None:
+    """Counts why those ended that did not converge."""
+    if "reason" not in store.fields:
+        return None
+    found = store.whole("reason")[done]
+    others = [reason for reason in Reason if reason != Reason.CONVERGED]
+    return {reason.name.lower(): int(np.sum(found == reason)) for reason in others}
+
+
 def _failures(store: Store, indices: NDArray[np.intp]) -> list[dict[str, Any]]:
     """Lists each with its reason. Few blocks are read for them, not the reasons of all examples."""
     blocks = {number: store.read(number) for number in {int(i) // store.block for i in indices}}
@@ -106,7 +117,7 @@ def _failures(store: Store, indices: NDArray[np.intp]) -> list[dict[str, Any]]:
         block = blocks[index // store.block]
         if block is None:  # damaged since
             return None
-        encoded = block["reason"][index % store.block].tobytes()
+        encoded = block["failure"][index % store.block].tobytes()
         return encoded.rstrip(b"\0").decode(errors="ignore")  # the last letter may be cut in two
 
     return [{"example": int(index), "reason": reason(int(index))} for index in indices]

@@ -32,6 +32,10 @@ def _progress(facts: dict[str, Any]) -> dict[str, Any]:
     progress["all"] = progress.pop("examples")
     if facts["converged"] is not None:
         progress["converged"] = f"{100 * facts['converged']:.1f} % of those done"
+    # Who has not converged, and why: no row where there is none.
+    for name, count in (facts["reasons"] or {}).items():
+        if count:
+            progress[f"ended by {name.replace('_', ' ')}"] = count
     return progress
 
 

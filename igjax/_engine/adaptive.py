@@ -52,7 +52,7 @@ from igjax._engine.notes import (
 )
 from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.panels import Areas, Panels
-from igjax._engine.report import Account, relative
+from igjax._engine.report import Account, Reason, relative
 from igjax._jaxpr.convolutions import with_fast_convolutions
 from igjax._precision import as_sums, tree_dtype
 from igjax._quadrature import gregory
@@ -126,7 +126,7 @@ class Course(NamedTuple):
     Attributes:
       num_evals: at how many nodes.
       stopped: whether it is enough.
-      converged: whether that is good enough.
+      reason: why.
       stage: what tiles are of: the pilot, a closer look, or the rules.
       tile: the number of the next one.
       rounds: of closer looks.
@@ -139,7 +139,7 @@ class Course(NamedTuple):
 
     num_evals: jax.Array
     stopped: jax.Array
-    converged: jax.Array
+    reason: jax.Array
     stage: jax.Array
     tile: jax.Array
     rounds: jax.Array
@@ -263,7 +263,7 @@ class _Way(NamedTuple):
         course = Course(
             num_evals=jnp.asarray(PILOT + OBSERVERS, jnp.int32),
             stopped=no,
-            converged=no,
+            reason=none,
             stage=jnp.asarray(_PILOT, jnp.int32),
             tile=none,
             rounds=none,
@@ -489,12 +489,15 @@ class _Way(NamedTuple):
         another = (course.num_evals + nodes <= most) & (level < nested.levels - 1)
         judged = of_pilot | of_rules
         enough = (good & ~alarm) | ~finite | ((of_rules | straight) & ~another)
+        short = jnp.where(good & ~alarm, int(Reason.PRECISION), int(Reason.MAX_EVALS))
+        reason = jnp.where(exact & ~alarm, int(Reason.CONVERGED), short)
+        reason = jnp.where(finite, reason, int(Reason.NOT_FINITE))
         by_panel = (course.rounds > 0) | closer
         placed = self._placement(found, by_panel, ~closer)
         decided = Course(
             num_evals=course.num_evals,
             stopped=judged & enough,
-            converged=jnp.where(judged, exact & ~alarm, course.converged),
+            reason=jnp.where(judged, reason, course.reason),
             stage=jnp.where(closer, _CLOSER, _RULES),
             tile=jnp.where(of_rules, course.tile, jnp.where(straight, PILOT // nested.size, 0)),
             rounds=course.rounds + closer.astype(jnp.int32),
@@ -570,7 +573,7 @@ class _Way(NamedTuple):
         )
         attributions = add_up(self.problem.integrand.attributions(row), self.sharding)
         error = like_outputs(relative(course.error, course.size), self.outputs)
-        return attributions, Account(error, course.num_evals, course.converged)
+        return attributions, Account(error, course.num_evals, course.reason)
 
 
 def _way(

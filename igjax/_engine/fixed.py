@@ -16,7 +16,7 @@ from igjax._engine import notes, values
 from igjax._engine.chunks import Found, chunked_sum
 from igjax._engine.integration import Integration, Plan, Planner, Problem
 from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
-from igjax._engine.report import Account, relative
+from igjax._engine.report import Account, Reason, relative
 from igjax._precision import tree_dtype
 from igjax._quadrature.gauss import Floats
 from igjax._sharding import NodeSharding, add_up, put_together, vary_like
@@ -126,7 +126,9 @@ def _integration(
             # If nobody asks, no NaN is made, which jax_debug_nans would find.
             unknown = jnp.nan if rule.reported else 0.0
             error = jax.tree.map(lambda size: jnp.full_like(size, unknown), size)
-        return fine, Account(error, jnp.asarray(count, jnp.int32), jnp.asarray(True))
+        finite = jnp.all(jnp.isfinite(notes.flat(size, dtype)))
+        reason = jnp.where(finite, jnp.int32(Reason.CONVERGED), jnp.int32(Reason.NOT_FINITE))
+        return fine, Account(error, jnp.asarray(count, jnp.int32), reason)
 
     def distance(one: Tree, other: Tree) -> jax.Array:
         return notes.flat(problem.norm(jax.tree.map(jnp.subtract, one, other)), dtype)

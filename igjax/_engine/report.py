@@ -1,5 +1,6 @@
 """``Report``: how good an answer is."""
 
+import enum
 import functools
 from typing import Any, NamedTuple
 
@@ -9,6 +10,25 @@ import jax.numpy as jnp
 
 from igjax._precision import sum_dtype
 from igjax._trees import Tree, map_parts
+
+
+class Reason(enum.IntEnum):
+    """Why an integration ended: what the numbers in ``Report.reason`` stand for.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import igjax
+      >>> f = lambda x: jnp.exp(jnp.sum(x))
+      >>> rule = igjax.quadrature.to_tolerance(1e-9)
+      >>> _, report = igjax.integrated_grad(f, rule=rule, has_report=True)(jnp.ones(3))
+      >>> igjax.Reason(int(report.reason)).name
+      'PRECISION'
+    """
+
+    CONVERGED = 0  # the error is within the tolerance; or the rule is fixed, and is done
+    MAX_EVALS = 1  # more gradients would have been needed
+    PRECISION = 2  # what is left of the error is rounding: a more precise dtype is needed
+    NOT_FINITE = 3  # the attributions, or what is known of their error, are NaN or infinite
 
 
 class Report(NamedTuple):
@@ -35,6 +55,7 @@ class Report(NamedTuple):
         rule that isn't closed, two more than its nodes, to know the error.
       converged: whether the error is within the tolerance asked for; True for a fixed rule, with
         which none is asked for.
+      reason: why the integration ended, int32: see ``Reason``.
     """
 
     value: Any
@@ -43,6 +64,7 @@ class Report(NamedTuple):
     error: Any
     num_evals: jax.Array
     converged: jax.Array
+    reason: jax.Array
 
 
 # So that an exported attribution can be serialized with its report.
@@ -50,11 +72,11 @@ jax.export.register_namedtuple_serialization(Report, serialized_name="igjax.Repo
 
 
 class Account(NamedTuple):
-    """What an integration knows of its own accuracy: the last three fields of a ``Report``."""
+    """What an integration knows of its own accuracy: these fields of a ``Report``."""
 
     error: Any
     num_evals: jax.Array
-    converged: jax.Array
+    reason: jax.Array
 
 
 def report(
@@ -77,7 +99,9 @@ def report(
       complete: whether the attributions are meant to sum to the difference of the values.
     """
     gap = completeness_gap(x, attributions, value, baseline_value) if complete else _unknown(value)
-    return Report(value, baseline_value, gap, *account)
+    converged = account.reason == Reason.CONVERGED
+    error, num_evals, reason = account
+    return Report(value, baseline_value, gap, error, num_evals, converged, reason)
 
 
 def _unknown(value: Tree) -> Tree:

@@ -90,7 +90,7 @@ def attribute_dataset(
     called ``attributions.name``, the name escaped as in an address; bfloat16 is stored as float32.
     With ``buckets`` there is also ``length``, or ``length.name`` for each name. ``status`` is 0 for
     what has not been done, 1 for what has, 2 for what can't be: its attributions, or the value in
-    its report, are not finite; ``reason`` then says why, in UTF-8. Its attributes are the settings,
+    its report, are not finite; ``failure`` then says why, in UTF-8. Its attributes are settings,
     versions and fingerprints. ``zarr.open_group`` and ``xarray.open_zarr(…, consolidated=False)``
     read it.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset._format import REASON_BYTES
+from igjax.dataset._format import FAILURE_BYTES
 from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 _WRITES = 4  # blocks that wait to be written, until more results have to wait
@@ -58,12 +58,12 @@ class Blocks:
 
     def failed(self, index: int, reason: str, values: Mapping[str, NDArray[Any]]) -> None:
         """Takes what is known of an example that could not be attributed, and why it could not."""
-        text = np.zeros((1, REASON_BYTES), np.uint8)
-        whole = reason.encode()[:REASON_BYTES].decode(errors="ignore").encode()  # no half letter
+        text = np.zeros((1, FAILURE_BYTES), np.uint8)
+        whole = reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode()  # no half letter
         encoded = np.frombuffer(whole, np.uint8)
         text[0, : len(encoded)] = encoded
         status = np.full(1, FAILED, np.uint8)
-        self.put(np.array([index]), {**values, "status": status, "reason": text})
+        self.put(np.array([index]), {**values, "status": status, "failure": text})
 
     def flush(self) -> None:
         """Writes what there is, of blocks that are not full too."""

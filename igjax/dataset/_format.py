@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from igjax.dataset import _kvstore
 
 GROUP = "zarr.json"  # the file that makes a folder a group
-REASON_BYTES = 256
+FAILURE_BYTES = 256
 _CODECS = {"name": "zstd", "configuration": {"level": 3}}, {"name": "crc32c"}
 
 
@@ -23,7 +23,7 @@ class Field(NamedTuple):
 
 # What every store has beside the results. The status last: where it is, all is.
 BOOKKEEPING = {
-    "reason": Field((REASON_BYTES,), np.dtype(np.uint8)),
+    "failure": Field((FAILURE_BYTES,), np.dtype(np.uint8)),
     "status": Field((), np.dtype(np.uint8)),
 }
 

@@ -250,7 +250,7 @@ def test_a_path_is_a_name(run):
 def test_only_the_fields_asked_for_are_stored(run):
     code, _, _ = attribute(run, "--field", "value", "--field", "error")
     assert code == 0
-    assert set(zarr.open_group("attr.zarr")) == {"value", "error", "status", "reason"}
+    assert set(zarr.open_group("attr.zarr")) == {"value", "error", "status", "failure"}
 
 
 def test_buckets_take_inputs_of_different_length(run):
@@ -555,6 +555,7 @@ def test_inspect_tells_numbers(run, flawed_store):
     assert facts["fingerprints"]["attribution"]["name"] == "integrated_grad(score)"
     assert facts["settings"]["batch_size"] == 4
     assert facts["converged"] == 1.0
+    assert facts["reasons"] == {"max_evals": 0, "precision": 0, "not_finite": 0}
     error = stored("error", flawed_store)[done].astype(np.float64)
     found = facts["distributions"]["error"]
     assert found["not_finite"] == 0
@@ -594,6 +595,16 @@ def test_inspect_shows_tables(run, flawed_store, monkeypatch):
         assert part in out
 
 
+def test_inspect_tells_why_some_did_not_converge(run, monkeypatch):
+    assert attribute(run, fast=("--rtol", "1e-6", "--max-evals", "18"))[0] == 0
+    facts = facts_of(run, "attr.zarr")
+    missing = round(20 * (1 - facts["converged"]))
+    assert facts["reasons"]["max_evals"] == missing > 0
+    assert f"ended by max evals {missing}" in " ".join(
+        run("inspect", "attr.zarr")[1].replace("│", " ").split()
+    )
+
+
 def test_reasons_are_shown_as_they_are(run, monkeypatch):
     class Odd(list):
         def __getitem__(self, index):
@@ -623,6 +634,7 @@ def test_inspect_of_few_fields(run):
     facts = facts_of(run, "attr.zarr")
     assert list(facts["distributions"]) == ["num_evals"]
     assert facts["converged"] is None
+    assert facts["reasons"] is None
     assert run("inspect", "attr.zarr")[0] == 0
     assert attribute(run, "--field", "attributions", out="b.zarr")[0] == 0
     assert facts_of(run, "b.zarr")["distributions"] == {}

@@ -170,6 +170,7 @@ def test_max_evals_is_kept_and_told():
         attributions, report = attribute(kinked, x, rule)
         assert report.num_evals == num_evals
         assert not report.converged
+        assert report.reason == igjax.Reason.MAX_EVALS
         assert relative_error(attributions, reference(kinked, x)) < 1.0 / num_evals
     assert_close(attributions, attribute(kinked, x, gregory(16))[0])
 
@@ -271,6 +272,7 @@ def test_what_is_not_finite_ends_it_and_is_told(bad):
     attributions, report = attribute(fun, jnp.ones(3), to_tolerance())
     assert not np.isfinite(attributions).any()
     assert not report.converged
+    assert report.reason == igjax.Reason.NOT_FINITE
     assert report.num_evals == 18
 
 

@@ -79,7 +79,7 @@ def read(out: Any) -> dict[str, np.ndarray]:
 def reasons(out: Any) -> dict[int, str]:
     arrays = read(out)
     return {
-        int(i): bytes(arrays["reason"][i]).rstrip(b"\0").decode()
+        int(i): bytes(arrays["failure"][i]).rstrip(b"\0").decode()
         for i in np.flatnonzero(arrays["status"] == 2)
     }
 
@@ -95,6 +95,7 @@ def assert_like(out: Any, attributions: Any, report: Any) -> None:
     assert (found["status"] == 1).all()
     np.testing.assert_array_equal(found["num_evals"], report.num_evals)
     np.testing.assert_array_equal(found["converged"], report.converged)
+    np.testing.assert_array_equal(found["reason"], report.reason)
     for name in ("value", "baseline_value", "completeness_gap", "error"):
         atol = 2e-6 * max(1.0, np.abs(report.value).max())
         # An error adds up differences of numbers that are rounded alike.
@@ -531,7 +532,7 @@ def test_zarr_and_xarray_read_it(tmp_path: pathlib.Path) -> None:
 
 def test_fields(tmp_path: pathlib.Path) -> None:
     run(score, (XS, LABELS), tmp_path, fields=("error", "value"))
-    assert read(tmp_path).keys() == {"error", "value", "status", "reason"}
+    assert read(tmp_path).keys() == {"error", "value", "status", "failure"}
 
 
 def test_batch_size_auto_is_chosen_once(tmp_path: pathlib.Path) -> None:

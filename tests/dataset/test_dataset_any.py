@@ -247,7 +247,7 @@ def test_lengths_are_stored_by_their_names(tmp_path: pathlib.Path) -> None:
     found = read(tmp_path)
     assert found["length.atom"][:4].tolist() == [len(e[0]) for e in few[:4]]
     assert found["length.bond"][:4].tolist() == [len(e[1]) for e in few[:4]]
-    reasons = [bytes(row).rstrip(b"\0").decode() for row in found["reason"][4:]]
+    reasons = [bytes(row).rstrip(b"\0").decode() for row in found["failure"][4:]]
     assert reasons[0] == "it has atom of length 9, the largest bucket 3."
     assert reasons[1] == "arrays that share a bond of length have [2, 3]."
 
@@ -263,7 +263,7 @@ def test_integers_and_flags_are_stored_as_they_are(tmp_path: pathlib.Path) -> No
         stored = found[f"attributions.{name}"]
         assert stored.dtype == dtype
         np.testing.assert_array_equal(stored, np.asarray(expected[name]).astype(dtype))
-    assert found.keys() == {"status", "reason", *(f"attributions.{name}" for name in expected)}
+    assert found.keys() == {"status", "failure", *(f"attributions.{name}" for name in expected)}
 
 
 def scored(**options: Any) -> Any:

@@ -23,7 +23,7 @@ from igjax.quadrature import gauss_legendre
 
 XS = np.linspace(0.5, 2.0, 8, dtype=np.float32).reshape(4, 2)
 ONE = Mesh(np.array(jax.devices()[:1]), ("example",))
-ARRAYS = ("value", "reason", "status")  # of a store with this field, as they are made
+ARRAYS = ("value", "failure", "status")  # of a store with this field, as they are made
 
 
 def squares(x: Any) -> jax.Array:
@@ -338,7 +338,7 @@ def test_no_key_leads_out_of_the_store_and_no_two_to_one_array(tmp_path: pathlib
     expected = {f"attributions.{name}": xs[key] for key, name in NAMES.items()}
     expected |= {"attributions.a%2E.b": XS, "attributions.c.b.0": XS - 1}
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
-    assert folders == {*expected, "status", "reason"}
+    assert folders == {*expected, "status", "failure"}
     assert len({name.lower() for name in folders}) == len(folders)
     group = zarr.open_group(tmp_path / "out", mode="r")
     for name, x in expected.items():
