@@ -472,8 +472,9 @@ class _Way(NamedTuple):
             jnp.asarray(t, self.dtype) for t in (self.tolerance.atol, self.tolerance.rtol)
         )
         asked, floor = atol + rtol * size, self.problem.floor * size
-        # What is left to the rounding can't be mended by more nodes.
-        good, exact = jnp.all(error <= asked), jnp.all(error + floor <= asked)
+        # More nodes don't mend the rounding: what is left to it is as good as it gets.
+        good = jnp.all(error <= jnp.maximum(asked - floor, floor))
+        exact = jnp.all(error + floor <= asked)
         finite = jnp.all(jnp.isfinite(error))
 
         complete = self.problem.values is not None

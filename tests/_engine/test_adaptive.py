@@ -223,7 +223,7 @@ def test_each_example_of_a_batch_stops_by_itself():
     assert report.num_evals.tolist() == [18, 66, 82, 82]
     assert report.converged.tolist() == [True, True, False, True]
     for x, row, evals, converged, error in zip(
-        xs, together, *report[4:], report.error, strict=True
+        xs, together, report.num_evals, report.converged, report.error, strict=True
     ):
         alone, own = jax.jit(attribution)(x)
         np.testing.assert_allclose(row, alone, atol=1e-5 * float(jnp.abs(alone).max()) + 1e-9)
