@@ -15,6 +15,7 @@ _IGJAX = """Integrated Gradients of whole datasets.
 Exit codes:
   0    all is done
   1    attribute: some examples failed, and are recorded as such
+       verify: some examples give something else now
        doctor: a check failed
   2    wrong usage, or an input that is not right:
        the function, the data, the options or the store
@@ -53,6 +54,43 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Options of several commands.
+_Function = Annotated[
+    str,
+    typer.Argument(
+        help="module:name of a function of one example to a scalar, or of an attribution."
+    ),
+]
+_Data = Annotated[
+    list[str],
+    typer.Option(help="The examples: a file, several, or module:source, as attribute says."),
+]
+_Rtol = Annotated[
+    float | None, typer.Option(help="Relative error of the attributions. [default: 0.01]")
+]
+_Atol = Annotated[
+    float | None, typer.Option(help="Absolute error of the attributions. [default: 0]")
+]
+_MaxEvals = Annotated[
+    int | None, typer.Option(help="Gradients for an example, at most. [default: 594]")
+]
+_Nodes = Annotated[
+    int | None, typer.Option(help="A fixed rule of so many gradients, instead of a tolerance.")
+]
+_Baseline = Annotated[
+    str | None,
+    typer.Option(help="A number, a function of igjax.baselines, or module:name. [default: 0]"),
+]
+_Path = Annotated[
+    str | None, typer.Option(help="module:name of a path. [default: a straight line]")
+]
+_AsIs = Annotated[
+    bool,
+    typer.Option("--as-is", help="The function is an attribution of your own: call it as it is."),
+]
+_Bucket = Annotated[
+    list[int] | None, typer.Option(help="A length to pad inputs to; give it several times.")
+]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 
@@ -70,44 +108,16 @@ def _igjax() -> None:
 
 @app.command(no_args_is_help=True, help=_ATTRIBUTE)
 def attribute(
-    function: Annotated[
-        str,
-        typer.Argument(
-            help="module:name of a function of one example to a scalar, or of an attribution."
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Option(
-            help="The examples: a file, several, or module:source, as said above.",
-        ),
-    ],
+    function: _Function,
+    data: _Data,
     out: Annotated[str, typer.Option(help="The Zarr store to write, or to go on with.")],
-    rtol: Annotated[
-        float | None, typer.Option(help="Relative error of the attributions. [default: 0.01]")
-    ] = None,
-    atol: Annotated[
-        float | None, typer.Option(help="Absolute error of the attributions. [default: 0]")
-    ] = None,
-    max_evals: Annotated[
-        int | None, typer.Option(help="Gradients for an example, at most. [default: 594]")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(help="A fixed rule of so many gradients, instead of a tolerance.")
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(help="A number, a function of igjax.baselines, or module:name. [default: 0]"),
-    ] = None,
-    path: Annotated[
-        str | None, typer.Option(help="module:name of a path. [default: a straight line]")
-    ] = None,
-    as_is: Annotated[
-        bool,
-        typer.Option(
-            "--as-is", help="The function is an attribution of your own: call it as it is."
-        ),
-    ] = False,
+    rtol: _Rtol = None,
+    atol: _Atol = None,
+    max_evals: _MaxEvals = None,
+    nodes: _Nodes = None,
+    baseline: _Baseline = None,
+    path: _Path = None,
+    as_is: _AsIs = False,
     batch_size: Annotated[
         str, typer.Option(help="Examples at once on a device; auto tries which is fastest.")
     ] = "auto",
@@ -119,9 +129,7 @@ def attribute(
         list[str] | None,
         typer.Option(help="What to store; give it several times. [default: all]"),
     ] = None,
-    bucket: Annotated[
-        list[int] | None, typer.Option(help="A length to pad inputs to; give it several times.")
-    ] = None,
+    bucket: _Bucket = None,
     on_error: Annotated[
         OnError, typer.Option(help="An example that can't be attributed: record it, or stop.")
     ] = OnError.RECORD,
@@ -186,6 +194,50 @@ def inspect_store(
         from igjax._cli._tables import tables
 
         Console().print(*tables(found), sep="\n")
+
+
+@app.command("verify", no_args_is_help=True)
+def verify_store(
+    out: Annotated[str, typer.Argument(help="The Zarr store that attribute has written.")],
+    function: _Function,
+    data: _Data,
+    rtol: _Rtol = None,
+    atol: _Atol = None,
+    max_evals: _MaxEvals = None,
+    nodes: _Nodes = None,
+    baseline: _Baseline = None,
+    path: _Path = None,
+    as_is: _AsIs = False,
+    bucket: _Bucket = None,
+    examples: Annotated[int, typer.Option(min=1, help="How many to attribute again.")] = 10,
+    within: Annotated[
+        float, typer.Option(min=0.0, help="The relative L1 distance that is allowed.")
+    ] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of the draw of the examples.")] = 0,
+    debug: _Debug = False,
+) -> None:
+    """Attribute some examples of a store again, and compare.
+
+    Everything but --examples, --within and --seed is as it was given to attribute.
+    """
+    with exits(debug=debug):
+        from igjax._cli import _attribute
+        from igjax._cli._data import source
+        from igjax._cli._named import load
+        from igjax.dataset import verify
+
+        method = _attribute.Options(rtol, atol, max_evals, nodes, baseline, path)
+        found = verify(
+            _attribute.attribution_of(load(function), function, method, as_is=as_is),
+            source(data),
+            out=out,
+            examples=examples,
+            within=within,
+            seed=seed,
+            buckets=bucket or (),
+        )
+    typer.echo(_attribute.compared(found))
+    raise SystemExit(OK if found.agrees else SOME_FAILED)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``igjax attribute``: from words to what ``attribute_dataset`` takes, and a summary."""
+"""``igjax attribute`` and ``verify``: from words to what these take, and what they tell."""
 
 import inspect
 import logging
@@ -8,7 +8,7 @@ from igjax import baselines, paths, quadrature
 from igjax._cli._named import load
 from igjax._engine.attribution import Attribution
 from igjax._integrated import integrated_grad
-from igjax.dataset import Summary
+from igjax.dataset import Summary, Verification
 
 
 class Options(NamedTuple):
@@ -134,3 +134,22 @@ def told(summary: Summary) -> str:
         f"{summary.done} of {summary.examples} examples attributed, in {summary.out}\n{failed}"
         f"in this run {summary.new}: {gradients}, utilization {100 * summary.utilization:.0f} %"
     )
+
+
+def compared(found: Verification) -> str:
+    """Tells what has come out again, and what has not."""
+    good = found.distances <= found.allowed
+    lines = [
+        f"{good.sum()} of {good.size} examples come out as they are in the store. "
+        f"Largest distance: {found.distances.max():.2g}"
+    ]
+    lines += [
+        f"example {number}: distance {distance:.2g}, allowed {allowed:.2g}"
+        for number, distance, allowed in zip(
+            found.examples[~good], found.distances[~good], found.allowed[~good], strict=True
+        )
+    ]
+    lines += [
+        f"{name}: {there} there, {here} here" for name, (there, here) in found.changed.items()
+    ]
+    return "\n".join(lines)

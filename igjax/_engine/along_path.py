@@ -189,7 +189,21 @@ def along_path(
             plan = task.plan(batch_size, 1 if sharding is None else sharding.size)
             return task.answer(example, *run(plan, problem_at, sharding))
 
-    return Attribution(method, fun, attribute, _steps(task_of, options), compiled=options.loops)
+    def baseline(*args: Any, **kwargs: Any) -> Tree:
+        _, x = as_function_of(method, fun, options.argnums, args, kwargs)
+        return resolve_baseline(options.baseline, x)
+
+    def rule(*_: Any, **__: Any) -> Tree:
+        return jax.tree.map(jnp.asarray, options.rule)
+
+    return Attribution(
+        method,
+        fun,
+        attribute,
+        _steps(task_of, options),
+        compiled=options.loops,
+        parts={"function": fun, "baseline": baseline, "rule": rule},
+    )
 
 
 def _steps(task_of: Callable[..., _Task], options: Options) -> Steps | None:

@@ -1,7 +1,7 @@
 """What a transform returns: a function, with its parts for those who drive it themselves."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec
 
 import jax
@@ -47,6 +47,7 @@ class Attribution(Generic[P]):
       call: computes the attributions.
       steps: the same in steps, or None.
       compiled: whether to compile it when it is called.
+      parts: what it is made of, by name, as functions of its arguments: to tell it from another.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Attribution(Generic[P]):
         steps: Steps | None,
         *,
         compiled: bool,
+        parts: Mapping[str, Callable[..., Any]],
     ):
         of = getattr(fun, "__name__", type(fun).__name__)
         self.__name__ = self.__qualname__ = f"{method}({of})"
@@ -66,7 +68,7 @@ class Attribution(Generic[P]):
         )
         self.__module__ = getattr(fun, "__module__", __name__)
         self.__wrapped__ = fun  # whose signature it has
-        self._call, self._steps, self._loops = call, steps, compiled
+        self._call, self._steps, self._loops, self._parts = call, steps, compiled, parts
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Computes the attributions."""
@@ -84,6 +86,11 @@ class Attribution(Generic[P]):
     def loops(self) -> bool:
         """Returns whether it goes through nodes in a loop."""
         return self._loops
+
+    @property
+    def parts(self) -> Mapping[str, Callable[..., Any]]:
+        """Returns what it is made of."""
+        return self._parts
 
     def __repr__(self) -> str:
         return f"<igjax attribution {self.__name__}>"
@@ -166,7 +173,10 @@ def made_of(
 
     every = Steps(begin, step, done, result)
     if like is None:
-        return Attribution(method, fun, call, every, compiled=True)
+        return Attribution(method, fun, call, every, compiled=True, parts={})
     if not isinstance(like, Attribution):
-        return Attribution(method, fun, call, None, compiled=False)
-    return Attribution(method, fun, call, every if like.steps else None, compiled=like.loops)
+        return Attribution(method, fun, call, None, compiled=False, parts={"function": fun})
+    steps = every if like.steps else None
+    # Not the baseline, which is like something that is made from the arguments.
+    own = {"function": fun} | {name: like.parts[name] for name in like.parts.keys() & {"rule"}}
+    return Attribution(method, fun, call, steps, compiled=like.loops, parts=own)

@@ -39,7 +39,8 @@ class Options(NamedTuple):
       has_aux: whether the function returns auxiliary data too.
       baseline: a value or a function.
       path: a function.
-      planner: of the rule.
+      rule: as it was given.
+      planner: of it.
       contribution: of a point of the path.
       batch_size: how many nodes at once, ``"auto"``, or None for what the rule says.
       has_report: whether there is to be a report.
@@ -52,6 +53,7 @@ class Options(NamedTuple):
     has_aux: bool
     baseline: Tree | baselines.Baseline
     path: paths.Path
+    rule: quadrature.Rule | quadrature.Tolerance
     planner: Planner
     contribution: Contribution
     batch_size: int | Literal["auto"] | None
@@ -99,6 +101,7 @@ def checked(
         has_aux,
         baseline,
         path if path is paths.straight_line else _blind_to_padding(path),
+        rule,
         _planner(rule, has_report=has_report),
         multiplied if multiply_by_inputs else unmultiplied,
         batch_size,

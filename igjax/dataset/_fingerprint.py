@@ -22,7 +22,7 @@ _READ = 1024  # numbers of examples looked at at once, for those of the sample
 
 def of_function(fun: Callable[..., Any], *args: Tree) -> dict[str, str]:
     """Returns that of what ``fun`` computes from arguments like these."""
-    return of_equations([jax.make_jaxpr(fun)(*args)])
+    return of_equations([program.trace(fun, *args).closed])
 
 
 def of_equations(functions: Sequence[Any]) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """What is done with each example: the attribution, its stages and its programs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from igjax._engine.attribution import Attribution
+from igjax._padding import padded
 from igjax._trees import Tree
 from igjax.dataset import _fingerprint
 from igjax.dataset._check import Given
@@ -54,10 +57,20 @@ class Method:
         return self.stages(given).returned
 
     def fingerprint(self, given: Given) -> dict[str, str]:
-        """Returns what of it has to be the same for a run to go on with what another began."""
+        """Returns what of it has to be the same for a run to go on with what another began.
+
+        That is all of it; and what it is made of, to be able to say what is not the same.
+        """
         begin, step, _, result = self.stages(given)
-        parts = [traced.closed for traced in (begin, step, result)]
-        return {"name": self.name, **_fingerprint.of_equations(parts)}
+        stages = [traced.closed for traced in (begin, step, result)]
+        found = {"name": self.name, **_fingerprint.of_equations(stages)}
+        if isinstance(self._attribution, Attribution):
+            args, masks = given
+            with padded(bool(masks)):
+                for name, part in self._attribution.parts.items():
+                    of = _fingerprint.of_function(functools.partial(part, **masks), *args)
+                    found[name], found[f"{name}_constants"] = of["equations"], of["constants"]
+        return found
 
 
 def _shape(given: Tree) -> str:

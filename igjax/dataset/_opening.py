@@ -106,6 +106,7 @@ def _new(
         "chunks_per_program": trial.chunks(batch_size),
         "versions": _versions(),
         "device": jax.devices()[0].device_kind,
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009
     }
 
 
@@ -117,6 +118,16 @@ _IDENTITY = {
     "attribution": "another one",
     "fields": "other fields",
     "data": "other data",
+}
+
+
+_PARTS = {
+    "function": "another function",
+    "function_constants": "other parameters of the function",
+    "baseline": "another baseline",
+    "baseline_constants": "other numbers in the baseline",
+    "rule": "another rule",
+    "rule_constants": "other nodes in the rule",
 }
 
 
@@ -142,6 +153,13 @@ def _other_attribution(there: Mapping[str, str], here: Mapping[str, str]) -> str
     """Returns in what they differ, as far as that can be told."""
     if there.get("name") != here["name"]:
         return "another attribution"
+    others = [
+        said
+        for name, said in _PARTS.items()
+        if name in here and there.get(name, here[name]) != here[name]
+    ]
+    if others:
+        return f"another attribution: with {' and '.join(others)}"
     if there.get("equations") != here["equations"]:
         return "another attribution: of another function, or by another rule, path or baseline"
     return "another attribution: with other parameters, of the function, the rule or the baseline"

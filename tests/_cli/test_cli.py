@@ -605,6 +605,23 @@ def test_inspect_tells_why_some_did_not_converge(run, monkeypatch):
     )
 
 
+def test_verify_attributes_rows_again(run):
+    np.save("xs.npy", XS)
+    assert attribute(run, data="xs.npy")[0] == 0
+    again = ("--data", "xs.npy", "--nodes", "16")
+    code, out, err = run("verify", "attr.zarr", "my_module:score", *again)
+    assert (code, err) == (0, "")
+    assert out.startswith("10 of 10 examples come out as they are in the store. ")
+    np.save("xs.npy", np.where(np.arange(20)[:, None] == 7, 5, XS).astype(np.float32))
+    code, out, _ = run("verify", "attr.zarr", "my_module:score", *again, "--examples", "20")
+    assert code == 1
+    assert out.startswith("19 of 20 examples come out")
+    assert "example 7: distance " in out
+    code, _, err = run("verify", "nowhere.zarr", "my_module:score", *again)
+    assert code == 2
+    assert "no store of attributions in nowhere.zarr" in err
+
+
 def test_reasons_are_shown_as_they_are(run, monkeypatch):
     class Odd(list):
         def __getitem__(self, index):

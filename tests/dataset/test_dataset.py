@@ -452,11 +452,11 @@ def test_what_is_done_is_not_done_again(
 
 OTHERS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "name": ("another attribution ", lambda: {"fun": total_of_both}),
-    "function": ("of another function", lambda: {"fun": named_score(lambda y: 2.0 * y)}),
-    "parameters": ("with other parameters", lambda: {"fun": scaled(1.0 + 1e-7)}),
-    "tolerance": ("another attribution", lambda: {"rule": to_tolerance(0.02)}),
-    "fixed rule": ("by another rule", lambda: {"rule": gauss_legendre(16)}),
-    "baseline": ("another attribution", lambda: {"baseline": baselines.constant(0.1)}),
+    "function": ("with another function ", lambda: {"fun": named_score(lambda y: 2.0 * y)}),
+    "parameters": ("with other parameters of the function ", lambda: {"fun": scaled(1.0 + 1e-7)}),
+    "tolerance": ("with another rule ", lambda: {"rule": to_tolerance(0.02)}),
+    "fixed rule": ("with another rule ", lambda: {"rule": gauss_legendre(16)}),
+    "baseline": ("with another baseline ", lambda: {"baseline": baselines.constant(0.1)}),
     "path": ("or by another rule, path", lambda: {"path": lambda b, x, a: b + a**2 * (x - b)}),
     "products": ("another attribution", lambda: {"multiply_by_inputs": False}),
     "fields": ("other fields", lambda: {"fields": ("value",)}),
