@@ -50,7 +50,7 @@ from igjax._engine.notes import (
     of_node,
     sketch,
 )
-from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
+from igjax._engine.observers import ALARM, ALARM_OF_WHOLE, BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.panels import Areas, Panels
 from igjax._engine.report import Account, Reason, relative
 from igjax._jaxpr.convolutions import with_fast_convolutions
@@ -82,9 +82,6 @@ SAFETY_IF_STEEP, PREVIOUS_IF_STEEP = 1.8, 0.5
 # A panel stands out that may hide this share of the whole.
 STANDS_OUT = 0.15
 ROUNDS = 4  # of closer looks, of as many nodes as the pilot has
-# Nodes that all see the same, and an observer that sees something else: then the nodes may have
-# been in step with the integrand. By this much more than from node to node, and of the whole.
-ALARM, ALARM_OF_WHOLE = 8.0, 0.3
 
 _PILOT, _CLOSER, _RULES = range(3)  # stages
 

@@ -2,7 +2,10 @@
 
 Where the error is to be known, two observers just inside the ends of the path come with them. What
 is known of the error is added up: the change from the rule that is embedded, the completeness gap,
-what the values of F say, and what may lie between the observers and the outermost nodes.
+what the values of F say, and what may lie between the observers and the outermost nodes. Where both
+observers see something else than nodes that all see the same, these may have been in step with the
+integrand, as steps of a 64th are with a wave of 64 periods: then nothing is known of the error, and
+all may be wrong.
 """
 
 import functools
@@ -15,7 +18,7 @@ import numpy as np
 from igjax._engine import notes, values
 from igjax._engine.chunks import Found, chunked_sum
 from igjax._engine.integration import Integration, Plan, Planner, Problem
-from igjax._engine.observers import BETWEEN_OBSERVER, DISTANCE
+from igjax._engine.observers import ALARM, ALARM_OF_WHOLE, BETWEEN_OBSERVER, DISTANCE
 from igjax._engine.report import Account, Reason, relative
 from igjax._precision import tree_dtype
 from igjax._quadrature.gauss import Floats
@@ -36,8 +39,9 @@ class _Watched(NamedTuple):
 
     Attributes:
       nodes: those of the rule, and around them the observers, if there are any.
-      rows: of weights: of the rule; of the one embedded in it; and for each end, of the difference
-        between what its observer sees and what the nodes let expect.
+      rows: of weights: of the rule; of the one embedded in it; for each end, of the difference
+        between what its observer sees and what the nodes let expect; and for each, of that between
+        its outermost nodes.
       ways: from the observers to the outermost nodes; empty if there are none.
       shift: of the rule's first node, in steps, if they are equally far apart, else None.
       reported: whether anybody asks for the error.
@@ -60,13 +64,30 @@ def _watched(rule: Rule, *, reported: bool) -> _Watched:
     if not ways.any():  # a closed rule is there itself
         return _Watched(nodes, rows, (), shift, reported)
     apart = [nodes[1] - nodes[0], nodes[-1] - nodes[-2]]
-    differences = np.zeros((2, nodes.size + 2))
-    for row, way, step in zip((differences[0], differences[1, ::-1]), ways, apart, strict=True):
+    more = np.zeros((4, nodes.size + 2))
+    for side, (way, step) in enumerate(zip(ways, apart, strict=True)):
+        difference, change = (row[:: 1 - 2 * side] for row in more[side::2])
         further = way / step if step else 0.0
-        row[:3] = 1.0, -(1.0 + further), further
+        difference[:3] = 1.0, -(1.0 + further), further
+        change[1:3] = 1.0, -1.0
     watched = [np.pad(row, 1) for row in rows]
     around = np.concatenate([ends[:1], nodes, ends[1:]])
-    return _Watched(around, [*watched, *differences], tuple(ways), shift, reported)
+    return _Watched(around, [*watched, *more], tuple(ways), shift, reported)
+
+
+def _at_ends(lengths: list[jax.Array], ways: tuple[float, ...], size: jax.Array) -> jax.Array:
+    """Returns the error that is possible by what is seen at both ends, for each output.
+
+    Args:
+      lengths: of the differences at both ends, and of the changes there.
+      ways: from the observers to the outermost nodes.
+      size: the L1 norm of the attributions.
+    """
+    differences, changes = jnp.stack(lengths[:2]), jnp.stack(lengths[2:])
+    between = sum(way * length for way, length in zip(ways, lengths[:2], strict=True))
+    seen_by_none = (differences > ALARM * changes) & (differences > ALARM_OF_WHOLE * size[None])
+    in_step = jnp.where(jnp.all(seen_by_none, axis=0), jnp.max(differences, axis=0), 0.0)
+    return BETWEEN_OBSERVER * between + in_step
 
 
 def _shift_of_equal_steps(nodes: Floats) -> float | None:
@@ -110,10 +131,11 @@ def _integration(
         fine, *others = (add_up(integrand.attributions(row), sharding) for row in rows)
         size = problem.norm(fine)
         if others:
-            coarse, *differences = others
+            coarse, *at_ends = others
             error = distance(fine, coarse)
-            for way, difference in zip(rule.ways, differences, strict=True):
-                error += BETWEEN_OBSERVER * way * notes.flat(problem.norm(difference), dtype)
+            if rule.ways:
+                lengths = [notes.flat(problem.norm(row), dtype) for row in at_ends]
+                error += _at_ends(lengths, rule.ways, notes.flat(size, dtype))
             if problem.values is not None:
                 error += values.gap(problem, fine)
             if shift is not None:
