@@ -104,15 +104,25 @@ def test_the_names_of_the_layers(params, batch):
     ]
 
 
+@pytest.fixture(scope="module")
+def explain(params, batch):
+    """A function of a transform and its arguments, to what it makes of a photo."""
+    fun = lambda image, params: net.logits(params, image)[batch[1][14]]
+    rule = igjax.quadrature.gregory(64)
+    return lambda method, *args: jax.jit(
+        method(fun, *args, rule=rule, batch_size=16, has_report=True)
+    )(batch[0][14], params)
+
+
+@pytest.fixture(scope="module")
+def attributed(explain):
+    return explain(igjax.integrated_grad)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [LAYERS[0], LAYERS[8], LAYERS[17]])
-def test_attributions_are_complete_at_layers(params, batch, name):
-    fun = lambda image, params: net.logits(params, image)[batch[1][14]]
-    image, rule = batch[0][14], igjax.quadrature.gregory(64)
-    explain = lambda method, *args, **settings: jax.jit(
-        method(fun, *args, rule=rule, batch_size=16, has_report=True, **settings)
-    )(image, params)
-    whole, report = explain(igjax.integrated_grad)
+def test_attributions_are_complete_at_layers(explain, attributed, name):
+    whole, report = attributed
     change = float(report.value - report.baseline_value)
     # Node by node what flows through a layer is what the input gets, up to rounding: that of the
     # path too, which decides on what side of a kink it is.
