@@ -23,6 +23,7 @@ FAMILIES: Mapping[str, tuple[Kind, ...]] = {
     "cosine similarity": _dense.COSINE,
     "zero tokens": _deep.PADDED,
     "recurrent": _deep.RECURRENT,
+    "recurrent, trained": _deep.TRAINED,
     "deep": _deep.DEEP,
     "saturated": _dense.SATURATED,
     "convolutions": _deep.CONVOLUTIONAL,

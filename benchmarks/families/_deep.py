@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.families._dense import layer_norm
 from benchmarks.families._kind import Kind, Make, Member, from_zero, normal, weights
+from benchmarks.families._trained import trained
 
 
 def _last(step: Callable[[Any, jax.Array], Any], start: Any, xs: jax.Array) -> Any:
@@ -80,6 +81,11 @@ RECURRENT = (
     Kind("GRU", _gru, functools.partial(_drawn_gated, 3, 1.5)),
     Kind("GRU, gain 3", _gru, functools.partial(_drawn_gated, 3, 3.0)),
     Kind("LSTM", _lstm, functools.partial(_drawn_gated, 4, 2.0)),
+)
+TRAINED = (
+    trained(RECURRENT[2], (0.0, 1.0)),
+    trained(RECURRENT[5], (-3.0, 3.0)),
+    trained(RECURRENT[7], (-1.0, 1.0)),
 )
 
 
