@@ -15,6 +15,7 @@ from jax.experimental import io_callback
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import igjax
 from igjax._jaxpr.affine import Split, split_affine
 from igjax._jaxpr.program import trace
 
@@ -384,13 +385,27 @@ def test_widening_is_affine():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(dtype):
-    x, baseline = _inputs(_random(30), dtype)
-    split = _split(mlp, x)
-    assert [(h.shape, h.dtype) for h in split.head(x)] == [((12,), x.dtype)]
-    exact = jit(functools.partial(plainly, mlp))(*_inputs(_random(30), "float32"))
-    result = jit(functools.partial(by, split))(x, baseline)
-    assert _distance(result, exact.astype(dtype)) < 2e-2
+def test_what_is_rounded_to_half_precision_is_not_affine(dtype):
+    x, _ = _inputs(_random(30), dtype)
+    assert split_affine(trace(mlp, x)) is None
+    moved = lambda x: mlp(x.reshape(5, 6).T.reshape(30).astype(jnp.float32))
+    split = _split(moved, x)  # moves keep every number
+    assert [(h.shape, h.dtype) for h in split.head(x)] == [((12,), jnp.float32)]
+
+
+def test_far_baselines_in_half_precision_lose_nothing():
+    weights, x = _random(64, 64) / 8, _random(64)
+    half = lambda x: jnp.tanh(x @ jnp.asarray(weights / 30, x.dtype)).sum().astype(jnp.float32)
+    x, baseline = jnp.asarray(x, jnp.bfloat16), jnp.full(64, 100.0, jnp.bfloat16)
+    exact = lambda x: half(x.astype(jnp.float32))
+    truth = igjax.integrated_grad(exact, baseline=baseline.astype(jnp.float32))(
+        x.astype(jnp.float32)
+    )
+    attribute = lambda prefix: igjax.integrated_grad(half, baseline=baseline, affine_prefix=prefix)(
+        x
+    )
+    np.testing.assert_array_equal(attribute(True), attribute(False))
+    assert _distance(attribute(True).astype(jnp.float32), truth) < 2e-2
 
 
 def test_infinite_constants():
