@@ -9,33 +9,11 @@ from rich import box
 from rich.table import Table as ScreenTable
 
 from benchmarks import _results
-from benchmarks.measures import MEASURES
+from benchmarks.measures import MEASURES, accuracy
 from benchmarks.measures._measure import Claim, Table
-
-_ACCURACY = "time to accuracy, Captum / igjax"
 
 # Why a claim is missed, by its text, as far as that is known.
 REASONS: Mapping[str, str] = {
-    f"{_ACCURACY}, efficientnet_lite0": (
-        "200 gradients do it for Captum, 144 that it places for igjax; one costs about as much in "
-        "XLA as in torch (see One gradient)"
-    ),
-    f"{_ACCURACY}, minilm": (
-        "half the gradients, but no cheaper ones: XLA's gradient takes as long as torch's, and "
-        "longer in batches as small as 12"
-    ),
-    f"{_ACCURACY}, marian": (
-        "for the logit 100 gradients happen to be just enough for Captum, 1.6 times igjax's; and "
-        "XLA's gradient takes longer than torch's (see One gradient)"
-    ),
-    f"{_ACCURACY}, dmpnn": (
-        "25 gradients, Captum's fewest, happen to be just enough, where igjax takes 20 or 24; and "
-        "XLA's take longer than torch's (see One gradient), by gathers and sums over edges"
-    ),
-    f"{_ACCURACY}, geometric mean of the networks": (
-        "gradients are no cheaper than torch's, so that it comes down to their number, of which "
-        "igjax takes 0.4 to 1 times Captum's"
-    ),
     "dataset, time / ideal, digits": (
         "1.05 to 1.17 in eight calls, on a machine that is not steady; F(x) and F(x') take 5 %, "
         "finishing and moving examples 3 %"
@@ -224,7 +202,14 @@ def draw(results: _results.Results) -> Figure | None:
 def _draw_accuracy(axes: Axes, records: list[_results.Record]) -> None:
     cases = list(dict.fromkeys((r["network"], r["output"]) for r in records))
     # Dots, for bars on a logarithmic axis begin nowhere in particular.
-    for library, marker in (("igjax", "o"), ("captum", "s"), ("by hand", "|")):
+    markers = {
+        "igjax": "o",
+        accuracy.ASKED: "D",
+        "captum": "s",
+        accuracy.RESTARTED: "X",
+        "by hand": "|",
+    }
+    for library, marker in markers.items():
         own = [record for record in records if record["library"] == library]
         places = [cases.index((record["network"], record["output"])) for record in own]
         axes.plot(

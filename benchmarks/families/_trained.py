@@ -37,7 +37,8 @@ def _make(
 ) -> Member:
     start = make(rng)
     key = jax.random.key(int(rng.integers(2**31)))
-    params = _train(fun, values, start.x.shape, start.params, key)
+    with jax.numpy_dtype_promotion("standard"):  # that Optax relies on
+        params = _train(fun, values, start.x.shape, start.params, key)
     return from_zero(jax.tree.map(np.asarray, params), start.x)
 
 

@@ -174,8 +174,8 @@ def test_the_time_to_accuracy_is_that_of_answers_that_are_accurate():
     def records(network, output, ratio, within=1.0):
         own = {"network": network, "output": output, "within": within}
         return [
-            own | {"library": "igjax", "ratio": 1.0},
-            own | {"library": "captum", "ratio": ratio},
+            own | {"library": accuracy.ASKED, "seconds": 1.0},
+            own | {"library": accuracy.RESTARTED, "seconds": ratio},
         ]
 
     assert accuracy.claims(records("mlp", "logit", 5.0)) == []  # real networks alone count

@@ -7,6 +7,7 @@ from slowly import all_slow_but
 
 from benchmarks import families
 from benchmarks.families import FAMILIES, members, truth
+from benchmarks.measures import families as measure
 
 KINDS = {f"{name}: {kind.name}": kind for name, own in FAMILIES.items() for kind in own}
 QUICK = [
@@ -51,6 +52,17 @@ def test_the_truth_is_complete(name):
     # A network of ReLUs has kinks, where the truth is as good as its nodes are many.
     slack = 1e-6 + 10 * found.uncertainty
     assert abs(found.attributions.sum() - change) <= slack * np.abs(found.attributions).sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_error_bars_are_honest_on_every_family(family):
+    records = measure.of_kind(kind_of(family), 2)
+    fixed = [record for record in records if record["rule"] == "gregory(64)"]
+    adaptive = [record for record in records if record["rule"] == "to_tolerance"]
+    assert len(adaptive) == 3 * len(fixed) == 6
+    assert measure.honest(adaptive) == 1.0
+    assert measure.covered(fixed) == 1.0
 
 
 def test_the_truth_of_logs():
