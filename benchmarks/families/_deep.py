@@ -83,7 +83,7 @@ RECURRENT = (
     Kind("LSTM", _lstm, functools.partial(_drawn_gated, 4, 2.0)),
 )
 TRAINED = (
-    trained(RECURRENT[2], (0.0, 1.0)),
+    trained(RECURRENT[0], (0.0, 1.0)),
     trained(RECURRENT[5], (-3.0, 3.0)),
     trained(RECURRENT[7], (-1.0, 1.0)),
 )

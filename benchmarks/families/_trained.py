@@ -14,7 +14,7 @@ import optax
 
 from benchmarks.families._kind import Kind, Make, Member, from_zero
 
-_UPDATES, _BATCH, _RATE = 400, 64, 0.02
+_UPDATES, _BATCH, _RATE = 400, 64, 0.005
 
 
 def trained(kind: Kind, values: tuple[float, float]) -> Kind:

@@ -6,7 +6,8 @@ steep, singular or saw-toothed on purpose, several draws of each. The truth is c
 `to_tolerance`, with what it takes by default, is asked for 10, 3 and 1 %. An answer is honest if it
 is as good as asked for, or says that it is not; what the truth itself is uncertain by is allowed.
 The fixed rule, `gregory(64)`, is covered where its report is no smaller than its true error, 1e-5
-allowed for rounding. What counts is the worst family, not all together.
+allowed for rounding, both relative to the attributions found, as reports are. What counts is the
+worst family, not all together.
 """
 
 import itertools
@@ -59,6 +60,7 @@ def of_kind(kind: families.Kind, draws: int) -> list[Record]:
                     "rule": rule,
                     "rtol": rtol,
                     "error": l1_error(attributions, true.attributions),
+                    "own_error": _own_error(attributions, true.attributions),
                     "uncertainty": true.uncertainty,
                     "reported": float(report.error),
                     "num_evals": int(report.num_evals),
@@ -66,6 +68,12 @@ def of_kind(kind: families.Kind, draws: int) -> list[Record]:
                 }
             )
     return records
+
+
+def _own_error(attributions: Any, truth: Any) -> float:
+    """Returns the L1 norm of the difference, relative to that of the attributions."""
+    size = np.abs(attributions).sum(dtype=np.float64)
+    return float(np.abs(attributions - truth).sum() / size) if size else float(np.any(truth))
 
 
 def _answers(
@@ -162,4 +170,4 @@ def _converged(records: Sequence[Record]) -> float:
 
 def covered(records: Sequence[Record]) -> float:
     """Returns the share whose report is no smaller than the truth."""
-    return mean(r["reported"] >= r["error"] - r["uncertainty"] - _ROUNDING for r in records)
+    return mean(r["reported"] >= r["own_error"] - r["uncertainty"] - _ROUNDING for r in records)
