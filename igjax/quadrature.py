@@ -501,7 +501,8 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 594) -> Tol
 
     Each rule contains the one before, so that no gradient is evaluated twice. It ends when the
     estimated L1 error of the attributions is at most ``atol + rtol * (their L1 norm)``. What does
-    not get there within ``max_evals`` is returned all the same, with ``converged=False``.
+    not get there within ``max_evals``, or not at all because the function rounds too much, is
+    returned all the same, with ``converged=False``; ``Report.reason`` tells why.
 
     It begins with 16 nodes and two observers, just inside the ends of the path. If that is not
     enough, it goes on in one of three ways:
@@ -515,7 +516,7 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 594) -> Tol
     The estimate puts together how the attributions change from rule to rule, the completeness gap,
     how F changes from node to node, and how different the observers' gradients are from those next
     to them: see ``igjax/_engine/adaptive.py``. ``python -m benchmarks --only families`` tries it on
-    68 kinds of functions. It remains an estimate: what lies between two nodes is not seen if the
+    71 kinds of functions. It remains an estimate: what lies between two nodes is not seen if the
     gradients on both sides are alike and F is as if it were not there. That is less than a
     sixteenth of the path at first, and with placed nodes at most five times their mean distance.
 

@@ -23,7 +23,8 @@ The others are told, and have the cheapest settings that do it:
 - saliency (PAIR, with gradients by JAX): its own rule, which needs more nodes, at most 800.
 
 Some inputs are timed, the libraries in turn, and the seconds are scaled to all: igjax's by the
-gradients that the other inputs take, the others' by the number of inputs. Compilation is not in
+gradients that the other inputs take, and so are Captum's when it is restarted, the others' by the
+number of inputs. Compilation is not in
 them, except for UnifiedIG's.
 """
 
@@ -215,8 +216,12 @@ def _igjax(case: _Case) -> _Chosen:
 
 
 def _asked(case: _Case) -> _Chosen:
-    """``to_tolerance``, asked for the error itself."""
-    return _compiled(case, _tolerance(case, _ERROR, MAX_EVALS), 16)
+    """``to_tolerance``, asked for the error itself; what does not say that it is good is not."""
+    answer = adaptive(*case)
+    answers = [answer(index, _ERROR) for index in range(case.inputs)]
+    within = statistics.mean(each.converged and each.error <= _ERROR for each in answers)
+    candidate = _tolerance(case, _ERROR, MAX_EVALS)
+    return _compiled(case, candidate._replace(within=within), 16)
 
 
 def _compiled(case: _Case, candidate: _Candidate, size: int) -> _Chosen:
@@ -291,26 +296,26 @@ def _restarted(case: _Case) -> _Chosen:
         restart(functools.partial(gauss, index), case.output, _ERROR, _LAST)
         for index in range(case.inputs)
     ]
-    errors = [
-        l1_error(answer, case.references[index][case.output])
-        for index, (_, _, answer) in enumerate(found)
-    ]
+    within = statistics.mean(
+        agreed and l1_error(answer, case.references[index][case.output]) <= _ERROR
+        for index, (_, agreed, answer) in enumerate(found)
+    )
     total = [evals for evals, _, _ in found]
     call = _by_captum(case)
-    # 16 and 32 and … and n nodes are 2 n - 16.
-    best = _fastest_size(case, call, (total[0] + 16) // 2)
+    best = _fastest_size(case, call, _AT_ONCE)
 
     def restarted(index: int) -> Any:
         nodes = 16
-        while 2 * nodes - 16 <= total[index]:
-            answer = call(nodes, best, index)
+        while 2 * nodes - 16 <= total[index]:  # 16 and 32 and … and so many
+            size = best if best or nodes <= _ALL_AT_ONCE else 32
+            answer = call(nodes, size, index)
             nodes *= 2
         return answer
 
     return _Chosen(
         f"until two agree, internal_batch_size={best}",
         statistics.mean(total),
-        _within(errors),
+        within,
         restarted,
         sum(total) / sum(total[index] for index in case.timed),
     )

@@ -469,8 +469,9 @@ class _Way(NamedTuple):
             jnp.asarray(t, self.dtype) for t in (self.tolerance.atol, self.tolerance.rtol)
         )
         asked, floor = atol + rtol * size, self.problem.floor * size
-        # More nodes don't mend the rounding: what is left to it is as good as it gets.
-        good = jnp.all(error <= jnp.maximum(asked - floor, floor))
+        # More nodes don't mend the rounding. Where it leaves hardly anything to them, an error as
+        # small as the rounding is as good as it gets.
+        good = jnp.all(error <= jnp.where(asked > 1.5 * floor, asked - floor, floor))
         exact = jnp.all(error + floor <= asked)
         finite = jnp.all(jnp.isfinite(error))
 

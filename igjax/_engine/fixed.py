@@ -130,6 +130,7 @@ def _integration(
         rows = [jax.tree.map(lambda leaf, k=k: leaf[k], sums) for k in range(len(weights))]
         fine, *others = (add_up(integrand.attributions(row), sharding) for row in rows)
         size = problem.norm(fine)
+        finite = jnp.all(jnp.isfinite(notes.flat(size, dtype)))
         if others:
             coarse, *at_ends = others
             error = distance(fine, coarse)
@@ -143,12 +144,12 @@ def _integration(
                 seen = jnp.moveaxis(seen[1:-1] if rule.ways else seen, 0, 2)
                 error += values.between_nodes(problem, seen, seen.shape[2], shift)
             error += problem.floor * notes.flat(size, dtype)
+            finite &= jnp.all(jnp.isfinite(error))
             error = jax.tree.map(relative, notes.like_outputs(error, size), size)
         else:
             # If nobody asks, no NaN is made, which jax_debug_nans would find.
             unknown = jnp.nan if rule.reported else 0.0
             error = jax.tree.map(lambda size: jnp.full_like(size, unknown), size)
-        finite = jnp.all(jnp.isfinite(notes.flat(size, dtype)))
         reason = jnp.where(finite, jnp.int32(Reason.CONVERGED), jnp.int32(Reason.NOT_FINITE))
         return fine, Account(error, jnp.asarray(count, jnp.int32), reason)
 

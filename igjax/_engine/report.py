@@ -25,9 +25,9 @@ class Reason(enum.IntEnum):
       'PRECISION'
     """
 
-    CONVERGED = 0  # the error is within the tolerance; or the rule is fixed, and is done
+    CONVERGED = 0  # the error is within the tolerance; or the rule is fixed, and all is finite
     MAX_EVALS = 1  # more gradients would have been needed
-    PRECISION = 2  # what is left of the error is rounding: a more precise dtype is needed
+    PRECISION = 2  # the error is mostly rounding: a more precise dtype is needed
     NOT_FINITE = 3  # the attributions, or what is known of their error, are NaN or infinite
 
 
@@ -53,8 +53,8 @@ class Report(NamedTuple):
         possible, added up; NaN where the rule embeds none. With ``to_tolerance``, see there.
       num_evals: the number of points of the path at which the gradient was evaluated, int32: with a
         rule that isn't closed, two more than its nodes, to know the error.
-      converged: whether the error is within the tolerance asked for; True for a fixed rule, with
-        which none is asked for.
+      converged: whether the error is within the tolerance asked for; for a fixed rule, with which
+        none is asked for, whether the attributions are finite, and their error if it is known.
       reason: why the integration ended, int32: see ``Reason``.
     """
 

@@ -135,7 +135,7 @@ def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[s
     """Raises ValueError if the store was made with something else."""
     for name, what in _IDENTITY.items():
         there, here = attributes.get(name), identity[name]
-        if there != here:
+        if (_whole(there or {}) != _whole(here)) if name == "attribution" else (there != here):
             versions = _versions()
             made = attributes["versions"]
             changed = ", ".join(
@@ -149,6 +149,11 @@ def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[s
             )
 
 
+def _whole(attribution: Mapping[str, str]) -> dict[str, str | None]:
+    """Returns what tells an attribution from all others; its parts only say in what they differ."""
+    return {name: attribution.get(name) for name in ("name", "equations", "constants")}
+
+
 def _other_attribution(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     """Returns in what they differ, as far as that can be told."""
     if there.get("name") != here["name"]:
@@ -160,6 +165,8 @@ def _other_attribution(there: Mapping[str, str], here: Mapping[str, str]) -> str
     ]
     if others:
         return f"another attribution: with {' and '.join(others)}"
+    if "rule" in here and there.get("equations") != here["equations"]:
+        return "another attribution: by another path, or with other options"
     if there.get("equations") != here["equations"]:
         return "another attribution: of another function, or by another rule, path or baseline"
     return "another attribution: with other parameters, of the function, the rule or the baseline"

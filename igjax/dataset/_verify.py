@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from igjax._inputs import check_count
 from igjax._trees import Tree
-from igjax.dataset import _creation
+from igjax.dataset import _creation, _fingerprint
 from igjax.dataset._attribute import attribute_dataset
 from igjax.dataset._layout import ATTRIBUTIONS
 from igjax.dataset._ragged import Buckets
@@ -30,7 +31,11 @@ class Verification(NamedTuple):
         what is in the store.
       allowed: what each distance may be.
       changed: what is not as it was when the store was made, by name: what is there and what is
-        here. Of the attribution, its parts; versions, the device, the precision of its products.
+        here, None if that is not known. Of the data, ``data``; of an attribution of igjax's own its
+        ``name``, and fingerprints of ``function``, ``baseline`` and ``rule``, of the numbers in
+        them, as in ``function_constants``, and of all of it, ``equations`` and ``constants``;
+        versions, ``device`` and ``matmul_precision``. (What is attributed at a layer or at tokens
+        has no baseline of its own here.)
     """
 
     examples: NDArray[np.int64]
@@ -52,6 +57,7 @@ def verify(
     examples: int = 10,
     within: float = 1e-3,
     seed: int = 0,
+    mesh: Mesh | None = None,
     buckets: Buckets = (),
     ragged: Tree = None,
 ) -> Verification:
@@ -65,9 +71,11 @@ def verify(
       source: likewise.
       out: where the store is. Nothing in it is changed.
       examples: how many, drawn from those that are done.
-      within: the relative L1 distance that is allowed. Where an attribution to a tolerance took
-        another number of gradients, both errors are allowed in addition, if they were stored.
+      within: the relative L1 distance that is allowed. Where an attribution took another number of
+        gradients, as one to a tolerance may, both errors are allowed in addition, if they were
+        stored, and both have converged.
       seed: of the draw.
+      mesh: as for ``attribute_dataset``.
       buckets: as ``attribute_dataset`` was given them.
       ragged: likewise.
 
@@ -76,7 +84,8 @@ def verify(
 
     Raises:
       ValueError: if there is no store, or none of it is done; if it has no attributions, or their
-        shapes are others; if ``source`` lacks an example that is there.
+        shapes are others; if ``source`` lacks an example that is there; in one of several
+        processes.
       TypeError: as ``attribute_dataset``.
 
     Example:
@@ -98,6 +107,8 @@ def verify(
     examples = check_count("examples", examples, least=1)
     if not within >= 0:
         raise ValueError(f"within must be at least 0; got {within}.")
+    if jax.process_count() > 1:
+        raise ValueError("verify works in one process: call it without jax.distributed.")
     store = _creation.open_existing(os.fspath(out), write=False)
     if store is None:
         raise ValueError(f"there is no store of attributions in {out}.")
@@ -109,12 +120,14 @@ def verify(
         raise ValueError(f"nothing in the store in {out} is done yet.")
     drawn = np.random.default_rng(seed).choice(done, min(examples, done.size), replace=False)
     drawn = np.sort(drawn).astype(np.int64)
+    given = as_source(source)
     with tempfile.TemporaryDirectory() as folder:
         attribute_dataset(
             attribution,
-            _rows(as_source(source), drawn),
+            _rows(given, drawn),
             out=folder,
             batch_size=min(int(store.attributes["batch_size"]), len(drawn)),
+            mesh=mesh,
             progress=False,
             buckets=buckets,
             ragged=ragged,
@@ -126,20 +139,24 @@ def verify(
     _check_shapes(old, new, names)
     distances = _norm(new, names, minus=old) / np.maximum(_norm(old, names), np.finfo(float).tiny)
     distances[new["status"] != DONE] = np.inf
-    return Verification(drawn, distances, within + _of_errors(old, new), _changed(store, again))
+    changed = _changed(_told(store), {**_told(again), "data": _fingerprint.of_data(given)})
+    return Verification(drawn, distances, within + _of_errors(old, new), changed)
 
 
 def _rows(source: Source, numbers: NDArray[np.int64]) -> list[Any]:
     """Returns the examples of these numbers."""
-    found = {}
+    found, refused = {}, dict[int, str]()
     for item in source.read(lambda some: np.isin(some, numbers), _AT_ONCE):
         if isinstance(item, Rows):
             for row, number in enumerate(item.numbers.tolist()):
                 found[number] = jax.tree.map(lambda leaf, row=row: leaf[row], item.args)
+        else:
+            refused[item.number] = f" ({item.reason})"
         if len(found) == len(numbers):  # a stream may never end
             return [found[number] for number in numbers.tolist()]
     missing = next(number for number in numbers.tolist() if number not in found)
-    raise ValueError(f"the store has example {missing}, which source does not give.")
+    why = refused.get(missing, "")
+    raise ValueError(f"the store has example {missing}, which source does not give{why}.")
 
 
 def _check_shapes(old: dict[str, Any], new: dict[str, Any], names: list[str]) -> None:
@@ -165,24 +182,34 @@ def _norm(
 
 def _of_errors(old: dict[str, Any], new: dict[str, Any]) -> NDArray[np.float64]:
     """Returns what is allowed because a tolerance was met otherwise: both errors, relative."""
-    needed = {"num_evals", "error"}
-    if not (needed <= old.keys() and needed <= new.keys()):
-        return np.zeros(len(new["status"]))
-    both = np.nan_to_num(old["error"]) + np.nan_to_num(new["error"])
-    return np.where(old["num_evals"] == new["num_evals"], 0.0, both)
+    none = np.zeros(len(new["status"]))
+    if not {"num_evals", "converged"} <= old.keys() & new.keys():
+        return none
+    otherwise = (old["num_evals"] != new["num_evals"]) & old["converged"] & new["converged"]
+    return np.where(otherwise, _error(old) + _error(new), none)
 
 
-def _changed(old: Store, new: Store) -> dict[str, tuple[Any, Any]]:
-    there, here = _told(old), _told(new)
+def _error(rows: dict[str, Any]) -> NDArray[np.float64]:
+    """Returns the largest error of all outputs of each example; 0 where none is known."""
+    largest = np.zeros(len(rows["status"]))
+    for name, error in rows.items():
+        if name.split(".")[0] == "error":
+            of_each = error.reshape(len(largest), -1).astype(np.float64).max(axis=1, initial=0.0)
+            largest = np.maximum(largest, np.where(np.isfinite(of_each), of_each, 0.0))
+    return largest
+
+
+def _changed(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = [*there, *(name for name in here if name not in there)]
     return {
-        name: (there[name], here[name])
-        for name in there
-        if name in here and there[name] != here[name]
+        name: (there.get(name), here.get(name))
+        for name in names
+        if there.get(name) != here.get(name)
     }
 
 
 def _told(store: Store) -> dict[str, Any]:
     """Returns what a store says of what made it."""
     attributes = store.attributes
-    of_machine = {name: attributes.get(name) for name in ("device", "matmul_precision")}
-    return {**attributes["attribution"], **attributes["versions"], **of_machine}
+    others = {name: attributes.get(name) for name in ("data", "device", "matmul_precision")}
+    return {**attributes["attribution"], **attributes["versions"], **others}

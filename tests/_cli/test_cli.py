@@ -244,7 +244,7 @@ def test_a_path_is_a_name(run):
     np.testing.assert_allclose(stored(), found, rtol=1e-4, atol=1e-6)
     code, _, err = attribute(run)
     assert code == 2
-    assert "another attribution: of another function, or by another rule, path" in err
+    assert "another attribution: by another path, or with other options" in err
 
 
 def test_only_the_fields_asked_for_are_stored(run):

@@ -457,7 +457,10 @@ OTHERS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "tolerance": ("with another rule ", lambda: {"rule": to_tolerance(0.02)}),
     "fixed rule": ("with another rule ", lambda: {"rule": gauss_legendre(16)}),
     "baseline": ("with another baseline ", lambda: {"baseline": baselines.constant(0.1)}),
-    "path": ("or by another rule, path", lambda: {"path": lambda b, x, a: b + a**2 * (x - b)}),
+    "path": (
+        "by another path, or with other options ",
+        lambda: {"path": lambda b, x, a: b + a**2 * (x - b)},
+    ),
     "products": ("another attribution", lambda: {"multiply_by_inputs": False}),
     "fields": ("other fields", lambda: {"fields": ("value",)}),
     "buckets": ("other buckets", lambda: {"buckets": (6, 7), "fun": masked_score}),
