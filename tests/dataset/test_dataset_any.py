@@ -384,4 +384,5 @@ def test_a_function_is_traced_as_few_times_as_there_are_stages(tmp_path: pathlib
 
     attribution = igjax.integrated_grad(counted, rule=to_tolerance(), has_report=True)
     run(Case(attribution, [], {}), XS, tmp_path)
-    assert len(traces) == 4  # begin, step, done, result; programs and fingerprints need no more
+    # In begin, step, done and result, and for its own fingerprint; programs need no more.
+    assert len(traces) == 5

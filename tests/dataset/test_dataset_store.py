@@ -101,7 +101,7 @@ IN_THE_WAY: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "a link": (link, "holds value"),
     "a link to nothing": (dangling, "holds value"),
     "a folder with the name of metadata": (metadata_folder, "holds zarr.json"),
-    "results without metadata": (without_metadata, "holds attributions and 8 more"),
+    "results without metadata": (without_metadata, "holds attributions and 9 more"),
     "results with empty metadata": (metadata(""), "zarr.json that is damaged"),
     "results with torn metadata": (metadata('{"zarr_format": 3, "attr'), "is damaged"),
     "results with bytes": (metadata("\0\x80"), "is damaged"),
