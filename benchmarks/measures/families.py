@@ -170,4 +170,8 @@ def _converged(records: Sequence[Record]) -> float:
 
 def covered(records: Sequence[Record]) -> float:
     """Returns the share whose report is no smaller than the truth."""
-    return mean(r["reported"] >= r["own_error"] - r["uncertainty"] - _ROUNDING for r in records)
+    return mean(
+        # Where it is infinite: JSON knows no such number.
+        r["reported"] is None or r["reported"] >= r["own_error"] - r["uncertainty"] - _ROUNDING
+        for r in records
+    )
