@@ -180,12 +180,9 @@ def inspect_store(
     """
     with exits(debug=debug):
         from igjax._cli._facts import facts
-        from igjax.dataset._creation import open_existing
+        from igjax.dataset._creation import to_read
 
-        store = open_existing(out, write=False)
-        if store is None:
-            raise ValueError(f"there is no store of attributions in {out}.")
-        found = facts(store, failures)
+        found = facts(to_read(out), failures)
         if as_json:
             typer.echo(json.dumps(found, indent=2, allow_nan=False))
             return

@@ -23,6 +23,7 @@ from jax.extend.core import JaxprEqn, Var
 from igjax._jaxpr import primitives
 from igjax._jaxpr.minimum_cut import Graph, minimum_cut, reach
 from igjax._jaxpr.program import Atom, Program, Traced, body, needed, read, variables
+from igjax._jaxpr.rounding import eps
 from igjax._trees import Tree
 
 # Each variable that is affine in x, and the equation that sets it: None for the leaves of x.
@@ -109,11 +110,8 @@ def _is_precise(atom: Atom) -> bool:
     What is rounded to 16 bits is not affine: along the line the sum of two roundings, of where it
     starts and of how far it moves, is up to three times as far off as the function itself.
     """
-    finfo: Any = jnp.finfo
     dtype = _aval(atom).dtype
-    return not jnp.issubdtype(dtype, jnp.floating) or bool(
-        finfo(dtype).nmant >= finfo(jnp.float32).nmant
-    )
+    return not jnp.issubdtype(dtype, jnp.floating) or eps(dtype) <= eps(jnp.float32)
 
 
 def _widens(eqn: JaxprEqn) -> bool:

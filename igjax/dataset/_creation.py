@@ -114,6 +114,20 @@ def open_existing(out: str, *, write: bool = True) -> Store | None:
     return _opened(out, attributes, write=write)
 
 
+def to_read(out: str) -> Store:
+    """Opens the store there, of which nothing is to be changed.
+
+    Raises:
+      ValueError: if there is none, or it has been damaged.
+      FileExistsError: if there is something else.
+      OSError: if it can't be read.
+    """
+    store = open_existing(out, write=False)
+    if store is None:
+        raise ValueError(f"there is no store of attributions in {out}.")
+    return store
+
+
 def _whole(out: str) -> bool:
     with _kvstore.reading(out):
         last = _kvstore.kvstore(out).read(f"{[*BOOKKEEPING][-1]}/{GROUP}").result()

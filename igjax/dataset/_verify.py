@@ -109,9 +109,7 @@ def verify(
         raise ValueError(f"within must be at least 0; got {within}.")
     if jax.process_count() > 1:
         raise ValueError("verify works in one process: call it without jax.distributed.")
-    store = _creation.open_existing(os.fspath(out), write=False)
-    if store is None:
-        raise ValueError(f"there is no store of attributions in {out}.")
+    store = _creation.to_read(os.fspath(out))
     names = [name for name in store.fields if name.split(".")[0] == ATTRIBUTIONS]
     if not names:
         raise ValueError(f"the store in {out} has no attributions to compare with.")
@@ -132,8 +130,7 @@ def verify(
             buckets=buckets,
             ragged=ragged,
         )
-        again = _creation.open_existing(folder, write=False)
-        assert again is not None
+        again = _creation.to_read(folder)
         new = {name: again.whole(name) for name in again.fields}
     old = {name: store.whole(name)[drawn] for name in store.fields}
     _check_shapes(old, new, names)
