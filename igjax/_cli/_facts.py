@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igjax._engine.report import Reason
+from igjax.dataset._layout import field_of
 from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
@@ -80,10 +81,10 @@ def _distributions(store: Store, done: NDArray[np.bool_]) -> dict[str, Any]:
 
     # Of several outputs each has its own, called after it: error.logits, say.
     outputs = {
-        name.partition(".")[1:] for name in store.fields if name.split(".")[0] in _OF_OUTPUTS
+        name.removeprefix(field_of(name)) for name in store.fields if field_of(name) in _OF_OUTPUTS
     }
     found = {}
-    for output in sorted(map("".join, outputs)):
+    for output in sorted(outputs):
         if (name := f"error{output}") in store.fields:
             found[name] = distribution(of(name))
         gap = [f"{name}{output}" for name in _GAP]

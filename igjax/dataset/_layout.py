@@ -38,9 +38,14 @@ def layout(
     named = {
         name: Field(leaf.shape, _stored(leaf.dtype))
         for name, leaf in _named(returned)
-        if fields is None or name.split(".")[0] in fields
+        if fields is None or field_of(name) in fields
     }
     return named | {name: Field((), np.dtype(np.int32)) for name in lengths}
+
+
+def field_of(name: str) -> str:
+    """Returns the field that an array has the leaves of, or one of them."""
+    return name.partition(".")[0]
 
 
 def _check_fields(fields: Sequence[str], returned: Returned) -> None:

@@ -57,13 +57,14 @@ class Method:
         return self.stages(given).returned
 
     def fingerprint(self, given: Given) -> dict[str, str]:
-        """Returns what of it has to be the same for a run to go on with what another began.
-
-        That is all of it; and what it is made of, to be able to say what is not the same.
-        """
+        """Returns what of it has to be the same for a run to go on with what another began."""
         begin, step, _, result = self.stages(given)
         stages = [traced.closed for traced in (begin, step, result)]
-        found = {"name": self.name, **_fingerprint.of_equations(stages)}
+        return {"name": self.name, **_fingerprint.of_equations(stages)}
+
+    def parts(self, given: Given) -> dict[str, str]:
+        """Returns fingerprints of what it is made of, to be able to say what is not the same."""
+        found: dict[str, str] = {}
         if isinstance(self._attribution, Attribution):
             args, masks = given
             with padded(bool(masks)):

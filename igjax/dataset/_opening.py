@@ -1,6 +1,6 @@
 """The store of a run: a new one, or one that was begun with the same attribution and data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -56,7 +56,8 @@ def opened(
     attributes = _creation.found(out)
     if attributes is None:
         _creation.check_empty(out)  # soon: to try batch sizes takes a while
-        attributes = _new(arrays, method, check, source, batch_size, tuning) | identity
+        new = _new(arrays, method, check, source, batch_size, tuning)
+        attributes = new | identity | {"parts": method.parts(check.like)}
         if _creation.begin(out, attributes):
             return _creation.complete(out, arrays, attributes)
         attributes = _creation.found(out) or attributes  # another run was faster
@@ -65,7 +66,7 @@ def opened(
             f"{out} holds attributions already. resume=True goes on with them; for new ones "
             "give another out."
         )
-    _check_identity(out, attributes, identity)
+    _check_identity(out, attributes, identity, lambda: method.parts(check.like))
     return _creation.complete(out, arrays, attributes)
 
 
@@ -131,17 +132,24 @@ _PARTS = {
 }
 
 
-def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+def _check_identity(
+    out: str,
+    attributes: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    parts: Callable[[], Mapping[str, str]],
+) -> None:
     """Raises ValueError if the store was made with something else."""
     for name, what in _IDENTITY.items():
         there, here = attributes.get(name), identity[name]
-        if (_whole(there or {}) != _whole(here)) if name == "attribution" else (there != here):
+        if there != here:
             versions = _versions()
             made = attributes["versions"]
             changed = ", ".join(
                 f"{p} {made[p]} then, {v} now" for p, v in versions.items() if made[p] != v
             )
-            other = _other_attribution(there or {}, here) if name == "attribution" else what
+            other = what
+            if name == "attribution":
+                other = _other_attribution(there or {}, here, attributes.get("parts", {}), parts())
             raise ValueError(
                 f"{out} was made with {other} ({name}: {there} there, {here} here). Call with "
                 "what it was made with, or give another out."
@@ -149,27 +157,27 @@ def _check_identity(out: str, attributes: Mapping[str, Any], identity: Mapping[s
             )
 
 
-def _whole(attribution: Mapping[str, str]) -> dict[str, str | None]:
-    """Returns what tells an attribution from all others; its parts only say in what they differ."""
-    return {name: attribution.get(name) for name in ("name", "equations", "constants")}
-
-
-def _other_attribution(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+def _other_attribution(
+    there: Mapping[str, str],
+    here: Mapping[str, str],
+    parts_there: Mapping[str, str],
+    parts_here: Mapping[str, str],
+) -> str:
     """Returns in what they differ, as far as that can be told."""
     if there.get("name") != here["name"]:
         return "another attribution"
     others = [
         said
         for name, said in _PARTS.items()
-        if name in here and there.get(name, here[name]) != here[name]
+        if name in parts_here and parts_there.get(name, parts_here[name]) != parts_here[name]
     ]
     if others:
         return f"another attribution: with {' and '.join(others)}"
-    if "rule" in here and there.get("equations") != here["equations"]:
+    if there.get("equations") == here["equations"]:
+        return "another attribution: with other parameters of the function, rule or baseline"
+    if parts_here:
         return "another attribution: by another path, or with other options"
-    if there.get("equations") != here["equations"]:
-        return "another attribution: of another function, or by another rule, path or baseline"
-    return "another attribution: with other parameters, of the function, the rule or the baseline"
+    return "another attribution: of another function, or by another rule, path or baseline"
 
 
 def _versions() -> dict[str, str]:

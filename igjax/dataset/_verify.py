@@ -14,7 +14,7 @@ from igjax._inputs import check_count
 from igjax._trees import Tree
 from igjax.dataset import _creation, _fingerprint
 from igjax.dataset._attribute import attribute_dataset
-from igjax.dataset._layout import ATTRIBUTIONS
+from igjax.dataset._layout import ATTRIBUTIONS, field_of
 from igjax.dataset._ragged import Buckets
 from igjax.dataset._source import Rows, Source, as_source
 from igjax.dataset._store import DONE, Store
@@ -110,7 +110,7 @@ def verify(
     if jax.process_count() > 1:
         raise ValueError("verify works in one process: call it without jax.distributed.")
     store = _creation.to_read(os.fspath(out))
-    names = [name for name in store.fields if name.split(".")[0] == ATTRIBUTIONS]
+    names = [name for name in store.fields if field_of(name) == ATTRIBUTIONS]
     if not names:
         raise ValueError(f"the store in {out} has no attributions to compare with.")
     done = np.flatnonzero(store.whole("status") == DONE)
@@ -158,7 +158,7 @@ def _rows(source: Source, numbers: NDArray[np.int64]) -> list[Any]:
 
 def _check_shapes(old: dict[str, Any], new: dict[str, Any], names: list[str]) -> None:
     there = {name: old[name].shape[1:] for name in names}
-    here = {n: a.shape[1:] for n, a in new.items() if n.split(".")[0] == ATTRIBUTIONS}
+    here = {n: a.shape[1:] for n, a in new.items() if field_of(n) == ATTRIBUTIONS}
     if there != here:
         raise ValueError(
             f"the store's attributions have shapes {there}; now they have {here}. Call with the "
@@ -190,7 +190,7 @@ def _error(rows: dict[str, Any]) -> NDArray[np.float64]:
     """Returns the largest error of all outputs of each example; 0 where none is known."""
     largest = np.zeros(len(rows["status"]))
     for name, error in rows.items():
-        if name.split(".")[0] == "error":
+        if field_of(name) == "error":
             of_each = error.reshape(len(largest), -1).astype(np.float64).max(axis=1, initial=0.0)
             largest = np.maximum(largest, np.where(np.isfinite(of_each), of_each, 0.0))
     return largest
@@ -209,4 +209,5 @@ def _told(store: Store) -> dict[str, Any]:
     """Returns what a store says of what made it."""
     attributes = store.attributes
     others = {name: attributes.get(name) for name in ("data", "device", "matmul_precision")}
-    return {**attributes["attribution"], **attributes["versions"], **others}
+    parts = attributes.get("parts", {})
+    return {**attributes["attribution"], **parts, **attributes["versions"], **others}
