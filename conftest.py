@@ -12,9 +12,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Most of the time goes into compiling programs that run once: LLVM need not optimize them, and XLA's
-# older emitters of loops are several times as fast as what took their place, unless somebody says
-# otherwise. (Versions that lack them ignore that.)
+# Most of the time goes into compiling programs that run once: LLVM need not optimize them, and XLA
+# has older emitters of loops that are several times as fast as those in their place, unless
+# somebody says otherwise. (Versions that lack them ignore that.)
 if "xla_backend" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
