@@ -11,9 +11,8 @@ from igjax._engine.along_path import Derivative, along_path, check_scalar, gradi
 from igjax._engine.attribution import Attribution, Inner, P, made_of
 from igjax._engine.options import PathOptions, check_known, checked
 from igjax._inputs import as_function_of, matching, resolve_baseline
-from igjax._jaxpr.names import cut
 from igjax._jaxpr.points import Name
-from igjax._layers import Neuron, layer_value, of_scalar, pick_neuron
+from igjax._layers import Neuron, cut_at_layer, layer_value, of_scalar, pick_neuron
 from igjax._sharding import laid_out_like
 from igjax._trees import Tree
 
@@ -44,7 +43,8 @@ def layer_conductance(
 
     Raises:
       TypeError: as ``integrated_grad`` does, or if the layer is not floating-point.
-      ValueError: likewise, or if the layer cannot be had (``split_at``).
+      ValueError: likewise, or if the layer cannot be had (``split_at``), or does not depend on the
+        argument(s).
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,7 +82,8 @@ def internal_influence(
 
     Raises:
       TypeError: as ``integrated_grad`` does, or if the layer is not floating-point.
-      ValueError: likewise, or if the layer cannot be had (``split_at``).
+      ValueError: likewise, or if the layer cannot be had (``split_at``), or does not depend on the
+        argument(s).
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,7 +117,7 @@ def _along_the_inputs_path(
     def inner(*args: Any, **kwargs: Any) -> Inner:
         call, x = as_function_of(method, fun, argnums, args, kwargs)
         start = laid_out_like(resolve_baseline(options.baseline, x), x)
-        head, tail = cut(call, name, (x,), {})
+        head, tail, _ = cut_at_layer(call, name, x)
 
         def pushed(starts: Tree, ends: Tree, alpha: jax.Array) -> tuple[Tree, Tree]:
             point = matching(options.path(starts[1], ends[1], alpha), x, "path's point")
@@ -167,7 +168,8 @@ def neuron_conductance(
 
     Raises:
       TypeError: as ``integrated_grad`` does, or if ``neuron`` is no index.
-      ValueError: likewise, or if the layer cannot be had (``split_at``), or has no such neuron.
+      ValueError: likewise, or if the layer cannot be had (``split_at``), does not depend on the
+        argument(s), or has no such neuron.
 
     Example:
       >>> import jax.numpy as jnp
@@ -182,7 +184,7 @@ def neuron_conductance(
 
     def differentiate(of: Callable[[Tree], jax.Array]) -> Callable[[Tree], tuple[Tree, Tree]]:
         def through_neuron(x: Tree) -> tuple[Tree, Tree]:
-            head, tail = cut(of, name, (x,), {})
+            head, tail, _ = cut_at_layer(of, name, x)
             h, pull_back = jax.vjp(lambda x: layer_value(head(x), name), x)
             counts = jax.grad(functools.partial(pick_neuron, neuron))(h)
             value, slope = jax.value_and_grad(tail)(h, x)

@@ -50,7 +50,8 @@ def layer_integrated_grad(
 
     Raises:
       TypeError: as ``integrated_grad`` does, or if the layer is not floating-point.
-      ValueError: likewise, or if the layer cannot be had (``split_at``).
+      ValueError: likewise, or if the layer cannot be had (``split_at``), or does not depend on the
+        argument(s).
 
     Example:
       >>> import jax.numpy as jnp
@@ -89,7 +90,8 @@ def neuron_integrated_grad(
 
     Raises:
       TypeError: as ``integrated_grad`` does, or if ``neuron`` is no index.
-      ValueError: likewise, or if the layer cannot be had (``split_at``), or has no such neuron.
+      ValueError: likewise, or if the layer cannot be had (``split_at``), does not depend on the
+        argument(s), or has no such neuron.
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,7 +107,7 @@ def neuron_integrated_grad(
     check_function(method, fun)
     check_known(method, options)
     own = checked(argnums=argnums, **options)
-    return along_path(method, neuron_of(fun, name, neuron), own, gradient)
+    return along_path(method, neuron_of(fun, name, neuron, argnums), own, gradient)
 
 
 def layer_gradient_x_activation(
@@ -122,7 +124,7 @@ def layer_gradient_x_activation(
 
     Raises:
       TypeError: when called, if the layer is not floating-point.
-      ValueError: when called, if the layer cannot be had (``split_at``).
+      ValueError: when called, if the layer cannot be had (``split_at``), or depends on no argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -161,7 +163,8 @@ def grad_cam(
 
     Raises:
       TypeError: when called, if the layer is not floating-point.
-      ValueError: when called, if the layer cannot be had (``split_at``), or has no such axis.
+      ValueError: when called, if the layer cannot be had (``split_at``), depends on no argument, or
+        has no such axis.
 
     Example:
       >>> import jax.numpy as jnp

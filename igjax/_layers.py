@@ -19,7 +19,7 @@ from igjax._inputs import (
     check_index,
     resolve_baseline,
 )
-from igjax._jaxpr.names import cut, split_at
+from igjax._jaxpr.names import Cut, cut
 from igjax._jaxpr.points import Name
 from igjax._sharding import laid_out_like
 from igjax._trees import Tree
@@ -49,7 +49,8 @@ def at_layer(method: Method, name: Name | Sequence[Name]) -> Callable[..., Attri
 
     Raises:
       TypeError: if ``method`` is no function; when called, if the layer is not floating-point.
-      ValueError: when called, if the layer cannot be had (``split_at``).
+      ValueError: when called, if the layer cannot be had (``split_at``), or does not depend on the
+        argument.
 
     Example:
       >>> import jax
@@ -93,8 +94,8 @@ def attribution_at(
         if has_baseline:
             call, x = as_function_of(label, fun, argnums, args, kwargs)
         else:
-            call, x = (lambda given: fun(*given[0], **given[1])), (args, kwargs)
-        parts = cut(call, name, (x,), {})
+            call, x = _of_all(fun), (args, kwargs)
+        parts = cut_at_layer(call, name, x)
         own = {}
         if has_baseline:
             start = laid_out_like(resolve_baseline(baseline, x), x)
@@ -103,6 +104,28 @@ def attribution_at(
         return Inner(method(parts.tail, **own, **options), (layer, x), lambda found: found)
 
     return made_of(label, fun, inner, like=method(fun, **options))
+
+
+def cut_at_layer(call: Callable[[Tree], Any], name: Name | Sequence[Name], x: Tree) -> Cut:
+    """Cuts a function of the attributed argument(s) at a layer, which must depend on these.
+
+    Raises:
+      TypeError: as ``cut`` does.
+      ValueError: likewise, or if the layer, or one of several, does not depend on them.
+    """
+    parts = cut(call, name, (x,), {})
+    if parts.idle:
+        raise ValueError(
+            f"the intermediate {parts.idle[0]!r} does not depend on what is attributed, so that "
+            "nothing flows from there through it. Name one that does, as igjax.layer_names lists "
+            "them, or say by argnums which argument it depends on."
+        )
+    return parts
+
+
+def _of_all(fun: Callable[..., Any]) -> Callable[[Tree], Any]:
+    """Returns ``fun`` as a function of the pair of its arguments by position and by keyword."""
+    return lambda given: fun(*given[0], **given[1])
 
 
 def takes(method: Method, keyword: str) -> bool:
@@ -127,7 +150,8 @@ def at_neuron(
 
     Raises:
       TypeError: if ``method`` is no function; when called, if ``neuron`` is no index.
-      ValueError: when called, if the layer cannot be had (``split_at``), or has no such neuron.
+      ValueError: when called, if the layer cannot be had (``split_at``), does not depend on the
+        argument, or has no such neuron.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,19 +166,31 @@ def at_neuron(
 
     def transform(fun: Callable[..., Any], *args: Any, **options: Any) -> Callable[..., Any]:
         check_function("at_neuron", fun)
-        return method(neuron_of(fun, name, neuron), *args, **options)
+        given = inspect.signature(method).bind(fun, *args, **options)
+        given.apply_defaults()
+        argnums = given.arguments.get("argnums")
+        return method(neuron_of(fun, name, neuron, argnums), *args, **options)
 
     return transform
 
 
 def neuron_of(
-    fun: Callable[P, Any], name: Name | Sequence[Name], neuron: Neuron
+    fun: Callable[P, Any],
+    name: Name | Sequence[Name],
+    neuron: Neuron,
+    argnums: int | Sequence[int] | None,
 ) -> Callable[P, jax.Array]:
-    head, _ = split_at(fun, name)
+    """Returns the function to a neuron, which must depend on the arguments ``argnums``.
+
+    None stands for all arguments.
+    """
 
     @functools.wraps(fun)
     def value(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        return pick_neuron(neuron, layer_value(head(*args, **kwargs), name))
+        call, x = _of_all(fun), (args, kwargs)
+        if argnums is not None:
+            call, x = as_function_of("at_neuron", fun, argnums, args, kwargs, lambda x, _: x)
+        return pick_neuron(neuron, layer_value(cut_at_layer(call, name, x).head(x), name))
 
     return value
 

@@ -1,5 +1,7 @@
 """Attribution to layers and neurons, against definitions by hand-split functions in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,6 +278,23 @@ def test_bad_input():
         igjax.grad_cam(network, ["layer0"])
     with pytest.raises(ValueError, match=r"a layer of channels and places; 'layer0' has shape"):
         igjax.grad_cam(network, "layer0")(jnp.ones(6))
+
+
+def test_a_layer_that_does_not_depend_on_the_argument_is_refused():
+    beside = lambda x, y: jnp.sum(checkpoint_name(2 * x, "x") * checkpoint_name(3 * y, "y"))
+    constant = lambda x: jnp.sum(checkpoint_name(jnp.ones((2, 2)), "x") * x)
+    inputs = jnp.ones(3), jnp.ones(3)
+    refused = functools.partial(pytest.raises, ValueError, match="'x' does not depend on what is")
+    for name in ("layer_integrated_grad", "layer_conductance", "internal_influence"):
+        for layer in ("x", ["y", "x"]):
+            with refused():
+                getattr(igjax, name)(beside, layer, 1)(*inputs)
+    for name in ("neuron_integrated_grad", "neuron_conductance"):
+        with refused():
+            getattr(igjax, name)(beside, "x", 1, neuron=0)(*inputs)
+    for name in ("layer_gradient_x_activation", "grad_cam"):
+        with refused():
+            getattr(igjax, name)(constant, "x")(jnp.float32(1.0))
 
 
 METHODS = {

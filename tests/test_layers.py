@@ -107,6 +107,25 @@ def test_bad_options_are_refused_when_the_method_is_applied():
         igjax.at_layer("integrated_grad", "hidden")
 
 
+def test_a_layer_that_does_not_depend_on_the_argument_is_refused():
+    beside = lambda x, y: jnp.sum(checkpoint_name(2 * x, "x") * checkpoint_name(3 * y, "y"))
+    refused = pytest.raises(ValueError, match="'x' does not depend on what is attributed")
+    with refused:
+        igjax.at_layer(igjax.integrated_grad, "x")(beside, 1)(X, X)
+    for given in ({"argnums": 1}, {"argnums": (1,)}):
+        with refused:
+            igjax.at_neuron(igjax.integrated_grad, "x", 0)(beside, **given)(X, X)
+    with refused:
+        igjax.at_neuron(igjax.integrated_grad, "x", 0)(beside, 1)(X, X)
+    # A method that names no argument may attribute to any.
+    close(igjax.at_neuron(lambda f: jax.grad(f, 1), "y", 0)(beside)(X, X), [3, 0, 0, 0])
+    constant = lambda x: jnp.sum(x * checkpoint_name(jnp.ones(4), "x"))
+    for method in (igjax.at_layer(input_x_gradient, "x"), igjax.at_neuron(jax.grad, "x", 0)):
+        with refused:
+            method(constant)(X)
+    close(igjax.at_layer(input_x_gradient, "hidden")(score)(np.asarray(X)).shape, (6,))
+
+
 def test_aux_of_a_layer():
     fun = lambda x: (score(x), {"x": x})
     for method in (igjax.layer_integrated_grad, igjax.layer_conductance):

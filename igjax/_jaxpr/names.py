@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Var
 
 from igjax._inputs import check_function
 from igjax._jaxpr import points, program
+from igjax._jaxpr.dependence import among, spread
 from igjax._jaxpr.points import Name, is_name
 from igjax._jaxpr.program import Program, Traced
 from igjax._sharding import vary_like
@@ -39,7 +41,8 @@ def layer_names(
       By name the shape and dtype. Where a name is used several times, for a pytree of several
       arrays, or in a ``lax.scan`` of several iterations, there is an entry for each: ``(name, 0)``,
       ``(name, 1)`` … Either is what ``split_at`` takes. Points inside of a branch, or of a loop
-      that runs until a condition is met, are not listed, for they cannot be had.
+      that runs until a condition is met, are not listed, for they cannot be had; nor are those that
+      depend on no argument, such as weights that ``fun`` closes over.
 
     Raises:
       TypeError: if ``fun`` is no function.
@@ -54,12 +57,14 @@ def layer_names(
     """
     check_function("layer_names", fun)
 
-    closed = _Arguments.of(args, kwargs).trace(fun).closed
+    arguments = _Arguments.of(args, kwargs)
+    closed = arguments.trace(fun).closed
     uses, seen = points.counts(closed), Counter[str]()
     found: dict[Name, jax.ShapeDtypeStruct] = {}
-    for name, aval in points.each(closed):
+    for name, aval, depends in points.each(closed):
         place = name if uses[name] == 1 else (name, seen[name])
-        found[place] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        if depends or not arguments.are_traced:
+            found[place] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         seen[name] += 1
     return found
 
@@ -124,10 +129,13 @@ class Cut(NamedTuple):
     Attributes:
       head: from the arguments to the intermediate, or to a tuple of several.
       tail: from that and the arguments to what the function returns.
+      idle: the names of those intermediates that depend on no argument. None, if there are numbers
+        among the arguments that are no arrays of JAX: what depends on these cannot be seen.
     """
 
     head: Callable[..., Any]
     tail: Callable[..., Any]
+    idle: list[Name]
 
 
 def cut(
@@ -180,7 +188,10 @@ def cut(
         again = _halves(fun, names, arguments.replaced(arrays))
         return again.tail(vary_like(arrays, values), arrays)
 
-    return Cut(head, tail)
+    found = spread(halves.program.eqns, halves.program.inputs)
+    reached = zip(names, among(halves.points, found), strict=True)
+    idle = [name for name, is_reached in reached if not is_reached]
+    return Cut(head, tail, idle if arguments.are_traced else [])
 
 
 def _names(name: Any) -> list[Name]:
@@ -222,6 +233,12 @@ class _Arguments(NamedTuple):
     @property
     def arrays(self) -> list[Any]:
         return [self.leaves[i] for i in self.places]
+
+    @property
+    def are_traced(self) -> bool:
+        """Returns whether all numbers are arrays of JAX; flags are no numbers."""
+        fixed = (np.ndarray, np.generic, int, float, complex)
+        return not any(isinstance(x, fixed) and not isinstance(x, bool) for x in self.leaves)
 
     def arrays_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Returns the leaves of other arguments that are in the places of arrays.

@@ -7,8 +7,8 @@ import difflib
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Var
 
 from igjax._jaxpr import program
+from igjax._jaxpr.dependence import among, depending, entering
 
 Name = str | tuple[str, int]
 Place = tuple[str, int]  # the name of a point, and how many of that name come before it
@@ -31,14 +32,36 @@ def is_name(name: Any) -> bool:
     )
 
 
-def each(closed: Any) -> Iterator[tuple[str, Any]]:
-    """Yields names, shapes and dtypes of the points that can be had, in the order of evaluation."""
+class Point(NamedTuple):
+    """A point that can be had.
+
+    Attributes:
+      name: its name, which others may have too.
+      aval: its shape and dtype.
+      depends: whether it depends on an argument.
+    """
+
+    name: str
+    aval: Any
+    depends: bool
+
+
+def each(closed: Any, given: Sequence[bool] | None = None) -> Iterator[Point]:
+    """Yields the points that can be had, in the order of evaluation.
+
+    Args:
+      closed: the function.
+      given: which of its arguments count as such: all, if that is not said.
+    """
+    count = len(program.opened(closed).invars)
+    found = depending(closed, [True] * count if given is None else given)
     for eqn in program.equations(closed):
+        operands = among(eqn.invars, found)
         if eqn.primitive.name == "name":
-            yield eqn.params["name"], eqn.outvars[0].aval
+            yield Point(eqn.params["name"], eqn.outvars[0].aval, *operands)
         times, body = _repeated(eqn)
-        for _ in range(times):
-            yield from each(body)
+        if times:
+            yield from times * [*each(body, entering(eqn, operands))]
 
 
 def counts(closed: Any) -> Counter[str]:

@@ -170,6 +170,36 @@ def test_keys_scalars_and_constants_between_head_and_tail():
     np.testing.assert_allclose(tail((values[0], 5), x, key) - fun(x, key), 9.0, rtol=1e-6)
 
 
+def test_points_that_depend_on_no_argument_are_not_listed_and_keep_their_number():
+    weights = jnp.ones(3)
+
+    def step(h, w):
+        h = h * checkpoint_name(w, "w") + checkpoint_name(weights * 2, "w")
+        return checkpoint_name(h, "h"), None
+
+    def fun(x, flag):
+        jax.jit(lambda w: checkpoint_name(w, "constant"))(weights)
+        carried, _ = jax.lax.scan(step, jnp.zeros(3), jnp.stack([x, x]))
+        return checkpoint_name(weights, "h") + carried
+
+    listed = [("w", 0), ("h", 0), ("w", 2), ("h", 1)]
+    assert list(igjax.layer_names(fun, jnp.ones(3), True)) == listed
+    # What depends on an array of NumPy cannot be seen.
+    assert len(igjax.layer_names(fun, np.ones(3), True)) == 8
+    assert cut(fun, [("h", 1), ("h", 2)], (weights, True), {}).idle == [("h", 2)]
+    assert cut(fun, ("h", 2), (np.ones(3), True), {}).idle == []
+
+
+def test_what_is_written_to_a_mutable_array_is_depended_on():
+    def writes(x):
+        ref = jax.new_ref(jnp.zeros(3)) if hasattr(jax, "new_ref") else jax.array_ref(jnp.zeros(3))
+        ref[...] = x
+        return ref[...]
+
+    fun = lambda x: checkpoint_name(jax.jit(writes)(x), "h")
+    assert list(igjax.layer_names(fun, jnp.ones(3))) == ["h"]
+
+
 def test_names_of_shapes():
     points = igjax.layer_names(network, jax.ShapeDtypeStruct((6,), jnp.float32))
     assert points == igjax.layer_names(network, jnp.ones(6))
@@ -342,7 +372,7 @@ def test_a_layer_inside_of_scan_is_that_of_the_loop(case):
     assert sum(point[0] == name for point in points) == count
     for index in {0, 1, count - 1}:
         results, expected = (
-            evaluated(*cut(fun, (name, index), (x,), {}), x) for fun in (in_scan, in_loop)
+            evaluated(*cut(fun, (name, index), (x,), {})[:2], x) for fun in (in_scan, in_loop)
         )
         close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
         jax.tree.map(close, results, expected)
@@ -419,7 +449,7 @@ def test_a_scan_in_shard_map():
 
     def through(x, scale):
         fun = lambda x: stack(jax.lax.scan, x * scale[0])
-        head, tail = cut(fun, ("block", 2), (x,), {})
+        head, tail, _ = cut(fun, ("block", 2), (x,), {})
         h = head(x)
         return tail(h, x)[None], jax.grad(tail)(h, x)[None]
 
@@ -444,7 +474,7 @@ def test_head_and_tail_of_a_cut_trace_once():
         return {"sum": jnp.sum(checkpoint_name(x**power, "h")), "note": "text", "none": None}
 
     x = jnp.arange(3.0)
-    head, tail = cut(fun, "h", (x,), {"power": 2})
+    head, tail, _ = cut(fun, "h", (x,), {"power": 2})
     h = head(x + 1, power=2)
     result = jax.jit(lambda h: tail(h, x, power=2)["sum"])(h)
     np.testing.assert_allclose(result, 14.0)
@@ -464,7 +494,7 @@ def test_a_tail_in_shard_map_is_laid_out_as_what_it_is_given(shared):
     fun = lambda x: jnp.sum(jnp.sin(checkpoint_name(x * 2, "h")) * x)
 
     def through(x, shift):
-        head, tail = cut(fun, "h", (x,), {})
+        head, tail, _ = cut(fun, "h", (x,), {})
         return jax.vmap(lambda s: tail(head(x) + s, x))(shift)
 
     split = jax.sharding.PartitionSpec("i")
