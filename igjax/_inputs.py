@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igjax._padding import check_blind_to_padding
 from igjax._trees import Tree, same_structure
@@ -88,19 +89,44 @@ def as_ids_or_floating(x: Tree, name: str) -> Tree:
 
     Raises:
       TypeError: if a leaf is something else, or one array of ids is not alone.
+      ValueError: if there are ids that do not fit the dtype that JAX takes them in.
     """
-    leaves = [_as_array(leaf, name) for leaf in jax.tree.leaves(x)]
+    leaves = [x if isinstance(x, jax.Array) else np.asarray(x) for x in jax.tree.leaves(x)]
     if not any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in leaves):
         return as_floating(x, name)
     if not jax.tree_util.all_leaves([x]):
         raise TypeError(f"{name} must be one array of ids; got {jax.tree.structure(x)}.")
-    return leaves[0]
+    return as_ids(name, leaves[0], jax.dtypes.canonicalize_dtype(leaves[0].dtype))
+
+
+def as_ids(name: str, value: Any, dtype: Any) -> jax.Array:
+    """Returns ``value``, integers, in the dtype of the ids.
+
+    Raises:
+      TypeError: if it is something else.
+      ValueError: if it does not fit, as far as its values are known by now.
+    """
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+        if value.size == 0:
+            return jnp.zeros(value.shape, dtype)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be of integers, such as token ids; got {value!r}.")
+    if value.size and not isinstance(value, jax.core.Tracer):
+        iinfo: Any = jnp.iinfo
+        least, most = int(iinfo(dtype).min), int(iinfo(dtype).max)
+        host = np.asarray(value)
+        if int(host.min()) < least or int(host.max()) > most:
+            raise ValueError(
+                f"{name} must fit the ids, which are {dtype}: {least} to {most}; got {value!r}."
+            )
+    return jnp.asarray(value, dtype)
 
 
 def _as_array(value: Any, where: str) -> jax.Array:
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"igjax attributes to arrays of floats, but {where} is of type {type(value).__name__}."
         ) from error

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from igjax import baselines
 from igjax._engine.attribution import Attribution, Inner, P, made_of
@@ -15,15 +14,25 @@ from igjax._engine.report import Report
 from igjax._inputs import (
     as_floating,
     as_function_of,
+    as_ids,
     as_ids_or_floating,
     check_baseline_blind_to_padding,
     check_function,
     resolve_baseline,
 )
 from igjax._integrated import integrated_grad
-from igjax._jaxpr.names import Cut, cut
+from igjax._jaxpr.names import Cut
+from igjax._jaxpr.origins import Origins
 from igjax._jaxpr.points import Name, is_name
-from igjax._layers import Method, of_scalar, takes
+from igjax._layers import Method, cut_at_layer, of_scalar, takes
+from igjax._rows import (
+    Rows,
+    check_in_tables,
+    check_nothing_is_left,
+    followed,
+    of_ids,
+    of_several,
+)
 from igjax._sharding import laid_out_like
 from igjax._trees import Tree, map_parts
 
@@ -42,6 +51,12 @@ def at_tokens(
     Between ids there is no path; between their embeddings there is. What the function makes of the
     ids beside that (masks, positions) is as it is for the input.
 
+    Attributions are at the ids, whichever vector of the embedding these are looked up into: the
+    function may shift its ids, reverse or repeat them, put others in front or add axes. A vector
+    that it looks up by no id of the input, such as one for "[CLS]" that it puts in front itself,
+    belongs to none, and what a method attributes to it is left out. That is zero for a method with
+    a baseline: such a vector is the same there, also with ``igjax.baselines.embedding``.
+
     Args:
       method: a transform, igjax's or yours; see ``at_layer``.
       embedding: the name of the intermediate into which the ids are looked up; see ``split_at``. A
@@ -58,15 +73,23 @@ def at_tokens(
       ``igjax.baselines.embedding(value)``. With several ``argnums`` it is a tuple of one for each,
       or one for all of ids, and zeros for numbers. The options are those of ``method``.
 
-      Attributions are of the shape of the ids; for a list of embeddings a tuple, of which each has
-      the shape of an embedding without its last axis. With numbers, a tuple of that and of what is
-      like each argument of numbers.
+      Attributions are of the shape of the ids, and without ``per_token`` have the axes of a vector
+      behind that; for a list of embeddings they are a tuple, of which each has the shape of an
+      embedding without its last axis. With numbers, a tuple of that and of what is like each
+      argument of numbers.
 
     Raises:
       TypeError: if ``embedding`` is no name; when called, if an argument, a baseline or ``special``
         is not of integers.
       ValueError: when called, if the baseline is not like the ids, it or ``special`` does not fit
-        their dtype, or the embedding cannot be had (``split_at``) or has not a vector for each id.
+        their dtype, or the embedding cannot be had (``split_at``); if a vector of it is made of
+        several ids, or cannot be followed to one, or an id has no vector and the function goes by
+        it otherwise; or if an id, of the input or the baseline, is not in the table that it is
+        looked up in, or counted from its end, where ids have values: under ``jax.jit`` and
+        ``jax.vmap`` they have none yet, nor with what igjax compiles itself (``batch_size``, or a
+        rule to a tolerance). There JAX takes another row, or NaN. Where ``jax.export`` leaves
+        lengths open, nothing is followed: then the embedding must have its vectors in the ids'
+        places.
 
     Example:
       >>> import jax.numpy as jnp
@@ -123,14 +146,15 @@ def token_integrated_grad(
 
     Returns:
       A function with the arguments of ``fun`` that returns the attributions: of the shape of the
-      ids, or of their embedding without ``per_token``; and with ``has_report`` a ``Report``, whose
-      ``baseline_value`` is that of the baseline's embeddings.
+      ids, with the axes of a vector behind that without ``per_token``; and with ``has_report`` a
+      ``Report``, whose ``baseline_value`` is that of the baseline's embeddings.
 
     Raises:
       TypeError: if ``embedding`` is no name; when called, if the argument, the baseline or
         ``special`` is not of integers.
-      ValueError: when called, if the baseline is not like the ids, it or ``special`` does not fit
-        their dtype, or the embedding cannot be had (``split_at``) or has not a vector for each id.
+      ValueError: when called, as ``at_tokens`` says: if the baseline or the embedding is not like
+        the ids, or has not a vector for each; or if an id is not in the table, where ids have
+        values: not under ``jax.jit``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,7 +177,7 @@ def token_integrated_grad(
 class _Place(NamedTuple):
     """Where ids are looked up, and what is done with them; see ``at_tokens``."""
 
-    embedding: Name | Sequence[Name]
+    embedding: Any  # a name, or several
     special: Sequence[int]
     per_token: bool
 
@@ -227,9 +251,15 @@ def _at_tokens(
                 f"dtype {jax.tree.leaves(x)[0].dtype}. To attribute to arrays of floats, take "
                 "igjax.integrated_grad."
             )
-        parts = cut(call, place.embedding, (x,), {})
+        parts = cut_at_layer(call, place.embedding, x)
         embedded = as_floating(parts.head(x), f"the embedding {place.embedding!r}")
-        _check_vectors(place, embedded, given)
+        origins = followed(parts.head, x)
+        rows = _rows(place, embedded, origins, given)
+        has_aux = options.get("has_aux", False)
+        if not place.several:
+            value = lambda *at: parts.tail(*at)[0] if has_aux else parts.tail(*at)
+            check_nothing_is_left(place.embedding, rows, value, embedded, x)
+        check_in_tables(f"argument {argnums}", origins, x)
         point = _together(embedded, given.numbers)
 
         def rest(point: Tree, x: Tree) -> Any:
@@ -238,34 +268,35 @@ def _at_tokens(
 
         own = {}
         if takes(method, "baseline"):
-            own["baseline"] = _start(baseline, place, given, parts, embedded)
-        has_aux = options.get("has_aux", False)
-        finish = functools.partial(_finished, place, given, point, has_aux)
+            own["baseline"] = _start(baseline, place, given, parts, embedded, origins, rows)
+        finish = functools.partial(_finished, place, given, rows, point, has_aux)
         return Inner(method(rest, **own, **options), (point, x), finish)
 
     return made_of(label, fun, inner, like=method(fun, **options))
 
 
-def _check_vectors(place: _Place, embedded: Tree, given: _Given) -> None:
-    """Raises ValueError unless there is a vector for each id."""
+def _rows(place: _Place, embedded: Tree, origins: Origins | None, given: _Given) -> Tree:
+    """Returns the vectors of the embedding, or of each of several."""
     if place.several:
-        if scalars := [e.shape for e in embedded if e.ndim == 0]:
-            raise ValueError(f"an embedding must be a vector for each id; got shape {scalars[0]}.")
-        return
+        return of_several(place.embedding, embedded, origins, given.ids)
     if len(given.ids) > 1:
         raise ValueError(
             "several arguments of ids have an embedding each: give the names of all, as a list; "
             f"got {place.embedding!r}."
         )
-    (ids,) = given.ids
-    if embedded.shape[: ids.ndim] != ids.shape:
-        raise ValueError(
-            f"the embedding {place.embedding!r} must have a vector for each id, and so a shape "
-            f"that begins with {ids.shape}; got {embedded.shape}."
-        )
+    places = None if origins is None else origins.results[0]
+    return of_ids(place.embedding, embedded, places, given.ids[0].shape)
 
 
-def _start(baseline: Any, place: _Place, given: _Given, parts: Cut, embedded: Tree) -> Tree:
+def _start(
+    baseline: Any,
+    place: _Place,
+    given: _Given,
+    parts: Cut,
+    embedded: Tree,
+    origins: Origins | None,
+    rows: Tree,
+) -> Tree:
     """Returns the baseline's embeddings, and numbers."""
     wanted = _of_each(baseline, given)
     numbers = tuple(
@@ -273,20 +304,22 @@ def _start(baseline: Any, place: _Place, given: _Given, parts: Cut, embedded: Tr
         for b, a in zip(wanted, given.arguments, strict=True)
         if not _is_ids(a)
     )
-    of_ids = [b for b, a in zip(wanted, given.arguments, strict=True) if _is_ids(a)]
-    if any(isinstance(b, baselines.Embedding) for b in of_ids):
-        if not all(b is of_ids[0] for b in of_ids):
+    baselines_of_ids = [b for b, a in zip(wanted, given.arguments, strict=True) if _is_ids(a)]
+    if any(isinstance(b, baselines.Embedding) for b in baselines_of_ids):
+        if not all(b is baselines_of_ids[0] for b in baselines_of_ids):
             raise ValueError(
                 "igjax.baselines.embedding is the baseline of all arguments of ids, or of none."
             )
-        return _together(_in_embedding(of_ids[0], place, given, embedded), numbers)
+        return _together(_in_embedding(baselines_of_ids[0], place, given, embedded, rows), numbers)
     arguments = [
-        laid_out_like(_baseline(b, _as_ids("special", place.special, a.dtype), a), a)
+        laid_out_like(_baseline(b, as_ids("special", place.special, a.dtype), a), a)
         if _is_ids(a)
         else a
         for b, a in zip(wanted, given.arguments, strict=True)
     ]
-    return _together(parts.head(given.with_all(arguments)), numbers)
+    start = given.with_all(arguments)
+    check_in_tables("baseline", origins, start)
+    return _together(parts.head(start), numbers)
 
 
 def _together(embedded: Tree, numbers: tuple[Tree, ...]) -> Tree:
@@ -309,34 +342,36 @@ def _of_each(baseline: Any, given: _Given) -> tuple[Any, ...]:
 
 
 def _in_embedding(
-    baseline: baselines.Embedding, place: _Place, given: _Given, embedded: Tree
+    baseline: baselines.Embedding, place: _Place, given: _Given, embedded: Tree, rows: Tree
 ) -> Tree:
-    """Returns a baseline that is an embedding, where the ids are not special."""
+    """Returns a baseline that is an embedding, but for vectors of special ids, and of none."""
     start = baselines.constant(baseline.value)(embedded)
-    if not len(place.special):
-        return start
-    if place.several:
+    if place.several and len(place.special):
         raise ValueError("special ids have no place among several embeddings of other baselines.")
-    (ids,) = given.ids
-    keep = jnp.isin(ids, _as_ids("special", place.special, ids.dtype))
-    return jnp.where(jnp.expand_dims(keep, [*range(ids.ndim, embedded.ndim)]), embedded, start)
+
+    def kept(embedded: jax.Array, start: jax.Array, rows: Rows) -> jax.Array:
+        keep = jnp.zeros(rows.shape, bool)
+        if len(place.special):
+            (ids,) = given.ids
+            keep = jnp.isin(ids, as_ids("special", place.special, ids.dtype))
+        return jnp.where(rows.spread(keep, True, embedded), embedded, start)
+
+    return jax.tree.map(kept, embedded, start, rows)
 
 
-def _finished(place: _Place, given: _Given, point: Tree, has_aux: bool, found: Any) -> Any:
-    """Returns what the method has found, summed for each token."""
+def _finished(
+    place: _Place, given: _Given, rows: Tree, point: Tree, has_aux: bool, found: Any
+) -> Any:
+    """Returns what the method has found, at the ids that it is of."""
     reported = isinstance(found, tuple) and isinstance(found[-1], Report)
     attributions, *extras = found if reported or has_aux else (found,)
 
-    def summed(part: jax.Array, embedded: jax.Array) -> jax.Array:
-        kept = embedded.ndim - 1 if place.several else given.ids[0].ndim
-        return jnp.sum(part, axis=tuple(range(kept - embedded.ndim, 0)))
+    def landed(part: jax.Array, rows: Rows) -> jax.Array:
+        return rows.landed(part, summed=place.per_token)
 
     def finish(part: Tree) -> Tree:
         tokens, *numbers = part if given.numbers else (part,)
-        embedded = point[0] if given.numbers else point
-        if place.per_token:
-            tokens = jax.tree.map(summed, tokens, embedded)
-        return _together(tokens, tuple(numbers))
+        return _together(jax.tree.map(landed, tokens, rows), tuple(numbers))
 
     attributions = map_parts(finish, point, attributions)
     return (attributions, *extras) if extras else attributions
@@ -351,32 +386,10 @@ def _baseline(baseline: Any, special: jax.Array, ids: jax.Array) -> jax.Array:
     if callable(baseline):
         check_baseline_blind_to_padding("baseline", baseline, ids)
         baseline = baseline(ids)
-    value = _as_ids("baseline", baseline, ids.dtype)
+    value = as_ids("baseline", baseline, ids.dtype)
     if value.shape not in ((), ids.shape):
         raise ValueError(
             f"baseline must be one id, or an array of the ids' shape {ids.shape}; got shape "
             f"{value.shape}."
         )
     return jnp.where(jnp.isin(ids, special), ids, jnp.broadcast_to(value, ids.shape))
-
-
-def _as_ids(name: str, value: Any, dtype: Any) -> jax.Array:
-    """Returns ``value``, integers, in the dtype of the ids.
-
-    Raises:
-      TypeError: if it is something else.
-      ValueError: if it does not fit.
-    """
-    if not isinstance(value, jax.Array):
-        value = np.asarray(value)
-        if value.size == 0:
-            return jnp.zeros(value.shape, dtype)
-    if not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(f"{name} must be of integers, such as token ids; got {value!r}.")
-    if not isinstance(value, jax.core.Tracer):
-        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        if np.any(value < least) or np.any(value > most):
-            raise ValueError(
-                f"{name} must fit the ids, which are {dtype}: {least} to {most}; got {value!r}."
-            )
-    return jnp.asarray(value, dtype)

@@ -124,6 +124,9 @@ class Embedding(NamedTuple):
 def embedding(value: Tree) -> Embedding:
     """Makes a baseline of token ids out of an embedding, such as zeros, or the mean of all.
 
+    Vectors that belong to no id of the input, such as those of a "[CLS]" that the model itself puts
+    in front, stay as they are.
+
     Args:
       value: a number or an array that broadcasts to the embeddings of the ids; with several
         embeddings also a tuple of one for each.
