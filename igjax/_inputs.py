@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igjax._padding import check_blind_to_padding
+from igjax._parameters import check_is_input
 from igjax._trees import Tree, same_structure
 
 
@@ -160,6 +161,9 @@ def as_function_of(
         raise ValueError(
             f"{name}: argnums must name at least one argument, each once; got {argnums!r}."
         )
+
+    for number in numbers:
+        check_is_input(name, fun, number, args[number])
 
     def call(x: Tree) -> Any:
         full = list(args)
