@@ -1,10 +1,13 @@
 """What the wrappers of both APIs have in common: names for outputs, and the target."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from igjax._inputs import check_index
@@ -13,16 +16,54 @@ from igjax._trees import Tree
 Target = int | Callable[[Any], Any] | None
 
 
-def named(output: Tree, path: Sequence[Any]) -> Tree:
-    """Names a submodule's output, all arrays of it, by its path; the model's own has no name."""
-    if not path:
+def named(output: Tree, path: Sequence[Any], method: str, unless: Sequence[Any] = ()) -> Tree:
+    """Names what a method of a submodule returns, all arrays of it, by its path.
+
+    Args:
+      output: what the method returns.
+      path: of the submodule. What the model's own ``__call__`` returns has no name.
+      method: the method's name, of which ``__call__`` is left out.
+      unless: arrays that get no name.
+    """
+    place = "/".join(map(str, path))
+    name = ".".join(part for part in (place, method) if part not in ("", "__call__"))
+    if not name:
         return output
-    name = "/".join(map(str, path))
 
     def leaf(value: Any) -> Any:
-        return checkpoint_name(value, name) if isinstance(value, jax.Array) else value
+        is_layer = isinstance(value, jax.Array) and not any(value is other for other in unless)
+        return checkpoint_name(value, name) if is_layer else value
 
-    return jax.tree.map(leaf, output)
+    return jax.tree.map(leaf, output, is_leaf=_is_itself)
+
+
+def makes_layer(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Tells whether what a method returns is a layer: made of an array, for others to use."""
+    if method.startswith("_") and method != "__call__":
+        return False
+    return any(map(_is_numbers, jax.tree.leaves((args, kwargs), is_leaf=_is_itself)))
+
+
+def _is_numbers(value: Any) -> bool:
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    return is_array and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _is_itself(value: Any) -> bool:
+    """Tells whether a pytree has an identity, as what has a state, and is no mere container."""
+    return isinstance(value, nnx.Pytree | nnx.Variable)
+
+
+def with_switch(
+    switch: str, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of ``method`` with ``switch`` on, if it takes that."""
+    signature = inspect.signature(method)
+    if switch not in signature.parameters:
+        return args, kwargs
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments[switch] = True
+    return bound.args, bound.kwargs
 
 
 def pick(output: Tree, target: Target) -> Tree:

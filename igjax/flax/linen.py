@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from igjax._trees import Tree
-from igjax.flax._model import Target, named, pick
+from igjax.flax._model import Target, makes_layer, named, pick, with_switch
 
 __all__ = ["function"]
 
@@ -24,10 +24,11 @@ def function(
     """Returns what a module computes, as a pure function of variables and inputs.
 
     Dropout and batch norm are in evaluation mode, whatever the module asks for. The output of every
-    submodule (of its ``__call__``) is named by its path, ``"encoder/layer_0/attention"``:
-    ``igjax.layer_names`` lists them, and ``igjax.split_at`` and the layer methods take them. A
-    submodule that is called several times, in an ``nn.scan`` too, has a name with an index for
-    each.
+    submodule is named by its path, ``"encoder/layer_0/attention"``, that of a method other than
+    ``__call__`` with its name, ``"embedder.encode"``: ``igjax.layer_names`` lists them, and
+    ``igjax.split_at`` and the layer methods take them. A submodule that is called several times, in
+    an ``nn.scan`` too, has a name with an index for each. (What is computed of a parameter without
+    a method, as in ``table[ids]``, has no name: give it one with ``checkpoint_name``.)
 
     Args:
       module: a module, not bound to variables.
@@ -113,10 +114,10 @@ def _check_variables(variables: Tree) -> None:
 
 
 class _Interceptor:
-    """Calls the methods of modules in evaluation mode, and names what ``__call__`` returns."""
+    """Calls the methods of modules in evaluation mode, and names what they return."""
 
     def __init__(self) -> None:
-        self.under_way: list[tuple[str, ...]] = []  # the modules that are being called
+        self.under_way: list[tuple[tuple[str, ...], str]] = []  # modules, and what is called
 
     def __call__(
         self,
@@ -125,21 +126,27 @@ class _Interceptor:
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        module = context.module
-        if context.method_name != "__call__":
+        module, method = context.module, context.method_name
+        if module.scope is None:  # it is called without variables, and has no path
             return next_method(*args, **kwargs)
-        if isinstance(module, nn.Dropout):
-            return named(args[0] if args else kwargs["inputs"], module.path)
-        for kind, switch in _SWITCHES.items():
-            if isinstance(module, kind):
-                args, kwargs = _switched_on(switch, module, context.orig_method, args, kwargs)
-        if module.path in self.under_way:  # and calls the method of the class that it derives from
+        if method == "__call__":
+            if isinstance(module, nn.Dropout):
+                return named(args[0] if args else kwargs["inputs"], module.path, method)
+            for kind, switch in _SWITCHES.items():
+                if isinstance(module, kind):
+                    args, kwargs = _switched_on(switch, module, context.orig_method, args, kwargs)
+        called = (module.path, method)
+        is_method = hasattr(type(module), method)  # else a function that nn.scan or so was given
+        is_inner = called in self.under_way  # of the class that the module's derives from
+        if not is_method or is_inner or not makes_layer(method, args, kwargs):
             return next_method(*args, **kwargs)
-        self.under_way.append(module.path)
+        self.under_way.append(called)
         try:
-            return named(next_method(*args, **kwargs), module.path)
+            output = next_method(*args, **kwargs)
         finally:
             self.under_way.pop()
+        # Kernels depend on no input: they are no layer.
+        return named(output, module.path, method, unless=jax.tree.leaves(module.variables))
 
 
 _SWITCHES: dict[type[nn.Module], str] = {
@@ -156,12 +163,8 @@ def _switched_on(
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns the arguments of ``method`` with ``switch`` on, if it takes that."""
-    signature = inspect.signature(method)
-    if switch not in signature.parameters:
-        return args, kwargs
-    # A module takes the switch once, as an attribute or when it is called. This one is a copy that
-    # belongs to the call under way, so that nobody sees the attribute change.
-    object.__setattr__(module, switch, None)
-    bound = signature.bind(*args, **kwargs)
-    bound.arguments[switch] = True
-    return bound.args, bound.kwargs
+    if switch in inspect.signature(method).parameters:
+        # A module takes the switch once, as an attribute or when it is called. This one is a copy
+        # that belongs to the call under way, so that nobody sees the attribute change.
+        object.__setattr__(module, switch, None)
+    return with_switch(switch, method, args, kwargs)

@@ -1,14 +1,16 @@
 """Flax NNX models as pure functions, whose submodules' outputs have names."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 from flax import nnx
 
 from igjax._trees import Tree
-from igjax.flax._model import Target, named, pick
+from igjax.flax._methods import wrapped
+from igjax.flax._model import Target, makes_layer, named, pick, with_switch
 
 __all__ = ["function"]
 
@@ -19,10 +21,12 @@ def function(
     """Returns what a model computes, as a pure function of its state and inputs, and that state.
 
     Dropout and batch norm are in evaluation mode, whatever mode the model is in; the model itself
-    does not change. The output of every submodule is named by its path, ``"encoder/layers/0"``:
+    does not change. The output of every submodule is named by its path, ``"encoder/layers/0"``,
+    that of a method other than ``__call__`` with its name, ``"embedder.encode"``:
     ``igjax.layer_names`` lists them, and ``igjax.split_at`` and the layer methods take them. A
     submodule that is called several times, in an ``nnx.scan`` too, has a name with an index for
-    each.
+    each. (What is computed of a parameter without a method, as in ``table[ids]``, has no name: give
+    it one with ``checkpoint_name``.)
 
     Args:
       model: a model.
@@ -68,10 +72,12 @@ def function(
                 f"one like it; got {jax.tree.structure(state)}, not {structure}."
             )
         copy = nnx.merge(graphdef, _copied(state))
-        for path, part in [*nnx.iter_graph(copy)]:
-            if isinstance(part, nnx.Module):
-                _prepare(part, path)
-        return pick(getattr(copy, method)(*args, **kwargs), target)
+        modules = [(path, p) for path, p in nnx.iter_graph(copy) if isinstance(p, nnx.Module)]
+        for path, module in modules:
+            _prepare(module, path)
+        with _naming(module for _, module in modules):
+            output = getattr(copy, method)(*args, **kwargs)
+        return pick(output, target)
 
     return call, _copied(state)
 
@@ -86,31 +92,52 @@ def _copied(state: Tree) -> Tree:
 
 _PATH = "_igjax_path"
 _SWITCHES = ("deterministic", "use_running_average")
+_SWITCHED = nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention
 
 
 def _prepare(module: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Puts a module into evaluation mode, and has it name its output."""
+    """Puts a module into evaluation mode, and tells it its path.
+
+    The path goes wherever the module goes, into the functions of ``nnx.jit`` and ``nnx.scan`` too,
+    and keeps what these have traced apart from what they trace for the user's own calls.
+    """
     for switch in _SWITCHES:
         if switch in vars(module):
             object.__setattr__(module, switch, True)
-    if path and callable(module):
-        object.__setattr__(module, _PATH, path)
-        object.__setattr__(module, "__class__", _naming(type(module)))
+    object.__setattr__(module, _PATH, path)
 
 
-@functools.cache
-def _naming(kind: type[nnx.Module]) -> type[nnx.Module]:
-    """Makes a class of the same kind that names its output, and keeps to evaluation mode.
+def _naming(modules: Iterable[nnx.Module]) -> contextlib.ExitStack:
+    """Has the methods of modules name what they return, until the context is left."""
+    kinds = {kind for module in modules for kind in type(module).__mro__}
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            if issubclass(kind, nnx.Module) and kind is not nnx.Module:
+                stack.enter_context(wrapped(kind, nnx.Module, _wrap))
+        return stack.pop_all()
+
+
+def _wrap(name: str, method: Any) -> Callable[..., Any]:
+    """Returns a method that names what it returns, and keeps to evaluation mode.
 
     What a module is told when it is called goes before what it is set to.
     """
 
+    @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if kind.__call__ is nnx.BatchNorm.__call__:
-            args = args[:1]  # the other one that it takes by position is the switch
-        if issubclass(kind, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
-            kwargs = {name: value for name, value in kwargs.items() if name not in _SWITCHES}
-        return named(kind.__call__(self, *args, **kwargs), getattr(self, _PATH))
+        bound = method.__get__(self, type(self))
+        path = getattr(self, _PATH, None)
+        if path is None:  # a module of a model that is called as it is
+            return bound(*args, **kwargs)
+        if name == "__call__" and isinstance(self, _SWITCHED):
+            for switch in _SWITCHES:
+                args, kwargs = with_switch(switch, bound, args, kwargs)
+        output = bound(*args, **kwargs)
+        is_outermost = getattr(type(self), name) is call  # and not what a class derives from
+        return (
+            named(output, path, name)
+            if is_outermost and makes_layer(name, args, kwargs)
+            else output
+        )
 
-    meta: Any = type(kind)
-    return meta(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    return call
