@@ -7,6 +7,7 @@ from typing import Any
 import flax.errors
 import flax.linen as nn
 import jax
+from flax.core import Scope, freeze
 
 from igjax._trees import Tree
 from igjax.flax._model import Target, makes_layer, named, pick, with_switch
@@ -45,9 +46,9 @@ def function(
       argument 1.
 
     Raises:
-      TypeError: if ``module`` is no linen module.
-      ValueError: when called, if a collection or a key is missing, or the module would change its
-        variables.
+      TypeError: if ``module`` is no linen module, or ``method`` is of another type.
+      ValueError: if there is no such method; when called, if a collection or a key is missing, or
+        the module would change its variables.
 
     Example:
       >>> import flax.linen as nn
@@ -68,14 +69,20 @@ def function(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"function takes a flax.linen.Module; got {module!r}.")
+    ask = _asking(module, method)
     keys = rngs if isinstance(rngs, jax.Array) else dict(rngs or {})
+
+    def run(bound: nn.Module, /, *args: Any, **kwargs: Any) -> Tree:
+        scope: Any = bound.scope
+        _Apart.keep(scope)
+        return ask(bound, *args, **kwargs)
 
     def call(variables: Tree, *args: Any, **kwargs: Any) -> Tree:
         _check_variables(variables)
         try:
-            with nn.intercept_methods(_Interceptor()):
+            with _INSIDE(True), nn.intercept_methods(_Interceptor()):
                 output = module.apply(
-                    variables, *args, rngs=keys, mutable=False, method=method, **kwargs
+                    variables, *args, rngs=keys, mutable=False, method=run, **kwargs
                 )
         except flax.errors.ModifyScopeVariableError as error:
             raise ValueError(
@@ -101,6 +108,32 @@ def function(
         return pick(output, target)
 
     return call
+
+
+# What `jax.jit` keeps of functions that a model calls, and that apply other models, is another
+# thing inside of these calls and outside.
+_INSIDE: Any = jax.make_user_context(None)
+
+
+def _asking(module: nn.Module, method: Any) -> Callable[..., Any]:
+    """Returns ``method`` as a function of a module with variables, and the method's arguments.
+
+    Raises:
+      TypeError: if it can be none.
+      ValueError: if the module has no such method.
+    """
+    if method is None or isinstance(method, str):
+        name = "__call__" if method is None else method
+        if not callable(getattr(module, name, None)):
+            raise ValueError(f"the module has no method {name!r}.")
+        return lambda bound, /, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
+    if not callable(method):
+        raise TypeError(
+            "method must be the name of a method of the module, or a function of the module and "
+            f"its arguments; got {method!r}."
+        )
+    is_bound = inspect.ismethod(method) and isinstance(method.__self__, nn.Module)
+    return method.__func__ if is_bound else method
 
 
 def _check_variables(variables: Tree) -> None:
@@ -129,6 +162,7 @@ class _Interceptor:
         module, method = context.module, context.method_name
         if module.scope is None:  # it is called without variables, and has no path
             return next_method(*args, **kwargs)
+        _Apart.keep(module.scope)  # which a transform may have made anew
         if method == "__call__":
             if isinstance(module, nn.Dropout):
                 return named(args[0] if args else kwargs["inputs"], module.path, method)
@@ -147,6 +181,25 @@ class _Interceptor:
             self.under_way.pop()
         # Kernels depend on no input: they are no layer.
         return named(output, module.path, method, unless=jax.tree.leaves(module.variables))
+
+
+class _Apart(Scope):
+    """A scope that ``nn.jit`` takes for no other.
+
+    What ``nn.jit`` has traced it takes again for all modules that are alike, wherever they are in a
+    model. What is traced here has their paths for names, and is in evaluation mode. ``nn.jit``
+    heeds a scope's flags: here they are its path, in all scopes from the model's own down.
+    """
+
+    @classmethod
+    def keep(cls, scope: Scope) -> Scope:
+        """Makes a scope one of these: it belongs to the call under way."""
+        scope.__class__ = cls
+        scope.flags = freeze({**scope.flags, "igjax": scope.path})
+        return scope
+
+    def push(self, *args: Any, **kwargs: Any) -> Scope:
+        return self.keep(super().push(*args, **kwargs))
 
 
 _SWITCHES: dict[type[nn.Module], str] = {

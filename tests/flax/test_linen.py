@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import igjax
 from igjax.flax import linen
@@ -11,6 +12,118 @@ from igjax.flax import linen
 KEY, X = jax.random.key(0), jnp.arange(1.0, 5.0)
 KEYS = {"params": KEY, "dropout": KEY}
 IDS = jnp.array([3, 1, 2])
+
+
+def block(transform):
+    """Makes a class whose modules drop half of what they return."""
+
+    class Block(nn.Module):
+        @transform
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dropout(0.5, deterministic=False)(nn.Dense(4)(x))
+
+    return Block
+
+
+def net(block):
+    """Makes a model with two of a block: it draws another number after them."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = block(name="second")(block(name="first")(x))
+            return x + jax.random.normal(self.make_rng("dropout"))
+
+    return Net()
+
+
+def root(block):
+    """Makes a model that is one block."""
+    return block()
+
+
+def lambda_inside(block):
+    """Makes a model that has a function of itself compiled."""
+
+    class Inside(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(lambda module, x: block(parent=module, name="first")(x))(self, x)
+
+    return Inside()
+
+
+PLAIN = lambda method: method
+NAMES = ["first/Dense_0", "first/Dropout_0", "first"]
+KINDS = {
+    "method": (
+        lambda: net(block(nn.jit)),
+        [*NAMES, *(n.replace("first", "second") for n in NAMES)],
+    ),
+    "class": (
+        lambda: net(nn.jit(block(PLAIN))),
+        [*NAMES, *(n.replace("first", "second") for n in NAMES)],
+    ),
+    "root": (lambda: root(block(nn.jit)), ["Dense_0", "Dropout_0"]),
+    "function": (lambda: lambda_inside(block(PLAIN)), NAMES),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nn_jit_keeps_what_is_traced_here_apart_from_what_is_traced_elsewhere(kind):
+    make, names = KINDS[kind]
+    values = []
+    for order in ("training first", "igjax first"):
+        model = make()  # classes that nothing has been traced of
+        variables = model.init(KEYS, X)
+        train = lambda model=model, v=variables: model.apply(v, X, rngs={"dropout": KEY})
+        fun = linen.function(model, rngs={"dropout": KEY})
+        if order == "training first":
+            train()
+        assert list(igjax.layer_names(fun, variables, X)) == names
+        values.append((train(), fun(variables, X), train()))
+    for first, second in zip(*values, strict=True):
+        np.testing.assert_array_equal(first, second)
+    trained, evaluated, trained_again = values[0]
+    np.testing.assert_array_equal(trained, trained_again)
+    assert not np.array_equal(trained, evaluated)
+
+
+def test_nn_jit_traces_once():
+    traces = []
+
+    class Counted(nn.Module):
+        @nn.jit
+        @nn.compact
+        def __call__(self, x):
+            traces.append(x)
+            return nn.Dense(2)(x)
+
+    variables = Counted().init(KEY, X)
+    fun = linen.function(Counted())
+    traces.clear()
+    for _ in range(2):
+        fun(variables, X)
+    assert len(traces) == 1
+
+
+def test_a_compiled_function_that_applies_another_model():
+    teacher = block(PLAIN)()
+    of_teacher = teacher.init(KEYS, X)
+    teach = jax.jit(lambda x: teacher.apply(of_teacher, x, rngs={"dropout": KEY}))
+
+    class Pupil(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2, name="own")(teach(x))
+
+    variables = Pupil().init(KEY, X)
+    trained = Pupil().apply(variables, X)
+    fun = linen.function(Pupil())
+    assert list(igjax.layer_names(fun, variables, X)) == ["Dense_0", "Dropout_0", "own"]
+    assert not np.array_equal(fun(variables, X), trained)
+    np.testing.assert_array_equal(Pupil().apply(variables, X), trained)
 
 
 class Embedder(nn.Module):
@@ -95,3 +208,13 @@ def test_modules_that_are_not_bound():
     fun = linen.function(Outer())
     assert list(igjax.layer_names(fun, variables, X)) == ["Dense_0"]
     np.testing.assert_array_equal(fun(variables, X), Outer().apply(variables, X))
+
+
+def test_a_module_that_cannot_be_called():
+    class Uncallable(nn.Module):
+        def encode(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="no method '__call__'"):
+        linen.function(Uncallable())
+    assert linen.function(Uncallable(), method="encode")({}, 3.0) == 3.0
