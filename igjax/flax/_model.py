@@ -1,6 +1,7 @@
 """What the wrappers of both APIs have in common: names for outputs, and the target."""
 
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from igjax._inputs import check_index
 from igjax._trees import Tree
 
-Target = int | Callable[[Any], Any] | None
+Target = int | tuple[int, ...] | Callable[[Any], Any] | None
 
 
 def named(output: Tree, path: Sequence[Any], method: str, unless: Sequence[Any] = ()) -> Tree:
@@ -66,16 +67,45 @@ def with_switch(
     return bound.args, bound.kwargs
 
 
+def check_target(target: Any) -> None:
+    """Raises TypeError unless ``target`` is one, as far as that is known without an output."""
+    if target is None or callable(target):
+        return
+    if not all(map(_is_integer, target if isinstance(target, tuple) else (target,))):
+        raise TypeError(
+            "target must be an integer, a tuple of one for each axis of the output, a function of "
+            f"the output, or None; got {target!r}. For a label with each example, make it an "
+            "argument, as in lambda params, x, label: fun(params, x)[label]."
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    if isinstance(value, jax.core.Tracer):
+        return value.shape == () and bool(jnp.issubdtype(value.dtype, jnp.integer))
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
 def pick(output: Tree, target: Target) -> Tree:
     """Returns what ``target`` asks for of a model's output."""
     if target is None:
         return output
     if callable(target):
         return target(output)
+    index = target if isinstance(target, tuple) else (target,)
     if not isinstance(output, jax.Array) or output.ndim == 0:
         raise ValueError(
-            f"target={target!r} is an index into the last axis of the model's output, which is "
+            f"target={target!r} is an index into the model's output, which is "
             f"{jax.tree.map(jnp.shape, output)}: give a function of the output."
         )
-    check_index(f"target, of an output of shape {output.shape},", target, output.shape[-1])
-    return output[..., target]
+    if isinstance(target, tuple) and len(target) != output.ndim:
+        raise ValueError(
+            f"target must have an index for each axis of the output, of shape {output.shape}; got "
+            f"{target!r}."
+        )
+    for number, length in zip(index, output.shape[-len(index) :], strict=True):
+        check_index(f"target, of an output of shape {output.shape},", number, length)
+    return output[(..., *index)]

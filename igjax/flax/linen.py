@@ -7,10 +7,11 @@ from typing import Any
 import flax.errors
 import flax.linen as nn
 import jax
-from flax.core import Scope, freeze
+from flax.core import Scope, bind, freeze
 
+from igjax._parameters import mark
 from igjax._trees import Tree
-from igjax.flax._model import Target, makes_layer, named, pick, with_switch
+from igjax.flax._model import Target, check_target, makes_layer, named, pick, with_switch
 
 __all__ = ["function"]
 
@@ -34,7 +35,7 @@ def function(
     Args:
       module: a module, not bound to variables.
       target: what to return of the output: an index into its last axis, such as that of a class; a
-        function of it; or None for all of it.
+        tuple of indices, one for each axis; a function of it; or None for all of it.
       method: what to call, as for ``module.apply``.
       rngs: keys for the random numbers that the module draws in evaluation too, as for
         ``module.apply``: by name, or one for all.
@@ -43,12 +44,14 @@ def function(
       A function ``(variables, *args, **kwargs)`` with the arguments of the module. ``variables`` is
       a dict of collections, ``{"params": …, "batch_stats": …}``, as ``module.init`` returns it: an
       argument like the others, to be differentiated or not. Attribute to the input, which is
-      argument 1.
+      argument 1: what attributes to the variables is refused, unless they are those of a function
+      of yours that calls this one.
 
     Raises:
-      TypeError: if ``module`` is no linen module, or ``method`` is of another type.
-      ValueError: if there is no such method; when called, if a collection or a key is missing, or
-        the module would change its variables.
+      TypeError: if ``module`` is no linen module, or ``target``, ``method`` or ``rngs`` is of
+        another type; when called, if the variables are none.
+      ValueError: if there is no such method; when called, if a collection or a key is missing,
+        parameters do not fit the input, or the module would change its variables.
 
     Example:
       >>> import flax.linen as nn
@@ -66,11 +69,21 @@ def function(
       ['layers_0', 'layers_2']
       >>> igjax.layer_conductance(score, "layers_0", 1)(variables, x).shape
       (8,)
+
+      A model that takes batches gets a batch of one example, and a label with each example is an
+      argument like others:
+
+      >>> logits = linen.function(model)
+      >>> score = lambda variables, x, label: logits(variables, x[None])[0, label]
+      >>> attribute = jax.vmap(igjax.integrated_grad(score, 1), (None, 0, 0))
+      >>> attribute(variables, jnp.ones((2, 4)), jnp.array([0, 2])).shape
+      (2, 4)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"function takes a flax.linen.Module; got {module!r}.")
+    check_target(target)
     ask = _asking(module, method)
-    keys = rngs if isinstance(rngs, jax.Array) else dict(rngs or {})
+    keys = _as_keys(rngs)
 
     def run(bound: nn.Module, /, *args: Any, **kwargs: Any) -> Tree:
         scope: Any = bound.scope
@@ -95,6 +108,12 @@ def function(
                 "mode, pass what turns that off, such as train=False; if not, pass the keys to "
                 f"igjax.flax.linen.function, as rngs={{name: key}}. ({error})"
             ) from error
+        except flax.errors.ScopeParamShapeError as error:
+            raise ValueError(
+                "the model's parameters are of other shapes than this input asks for. If the model "
+                "takes batches, give it a batch of one example, as in lambda variables, x: "
+                f"fun(variables, x[None])[0]. ({error})"
+            ) from error
         except (
             flax.errors.ScopeCollectionNotFound,
             flax.errors.ScopeVariableNotFoundError,
@@ -107,7 +126,7 @@ def function(
             ) from error
         return pick(output, target)
 
-    return call
+    return mark(call, _are_variables)
 
 
 # What `jax.jit` keeps of functions that a model calls, and that apply other models, is another
@@ -136,10 +155,25 @@ def _asking(module: nn.Module, method: Any) -> Callable[..., Any]:
     return method.__func__ if is_bound else method
 
 
+def _as_keys(rngs: Any) -> dict[str, jax.Array]:
+    """Returns keys by name, checked to be what Flax takes."""
+    keys = {} if rngs is None else dict(rngs) if isinstance(rngs, Mapping) else {"params": rngs}
+    try:
+        bind({}, rngs=keys)
+    except flax.errors.InvalidRngError as error:
+        raise TypeError(
+            'rngs must be a key, as jax.random.key makes it, or keys by name, {"dropout": key}; '
+            f"got {rngs!r}."
+        ) from error
+    return keys
+
+
+def _are_variables(argument: Tree) -> bool:
+    return isinstance(argument, Mapping) and all(isinstance(v, Mapping) for v in argument.values())
+
+
 def _check_variables(variables: Tree) -> None:
-    if not isinstance(variables, Mapping) or not all(
-        isinstance(v, Mapping) for v in variables.values()
-    ):
+    if not _are_variables(variables):
         raise TypeError(
             'the first argument must be the variables, {"params": …}, as model.init returns them; '
             f"got {jax.tree.structure(variables)}."

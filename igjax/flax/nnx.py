@@ -8,9 +8,10 @@ from typing import Any
 import jax
 from flax import nnx
 
+from igjax._parameters import mark
 from igjax._trees import Tree
 from igjax.flax._methods import wrapped
-from igjax.flax._model import Target, makes_layer, named, pick, with_switch
+from igjax.flax._model import Target, check_target, makes_layer, named, pick, with_switch
 
 __all__ = ["function"]
 
@@ -31,16 +32,19 @@ def function(
     Args:
       model: a model.
       target: what to return of the output: an index into its last axis, such as that of a class; a
-        function of it; or None for all of it.
+        tuple of indices, one for each axis; a function of it; or None for all of it.
       method: the name of the method to call.
 
     Returns:
       A function ``(state, *args, **kwargs)`` with the arguments of the method; and the state of the
       model, a pytree of parameters, batch statistics and so on, to be differentiated or not.
-      Attribute to the input, which is argument 1. What the model would change in its state is lost.
+      Attribute to the input, which is argument 1: what attributes to the state is refused, unless
+      it is that of a function of yours that calls this one. What the model would change in its
+      state is lost.
 
     Raises:
-      TypeError: if ``model`` is no NNX module; when called, if the state is not like its own.
+      TypeError: if ``model`` is no NNX module, or ``target`` or ``method`` is of another type; when
+        called, if the state is not like its own.
       ValueError: if it has no such method.
 
     Example:
@@ -57,9 +61,21 @@ def function(
       (4,)
       >>> list(igjax.layer_names(score, state, x))
       ['layers/0', 'layers/2']
+
+      A model that takes batches gets a batch of one example, and a label with each example is an
+      argument like others:
+
+      >>> logits, state = igjax.flax.nnx.function(model)
+      >>> score = lambda state, x, label: logits(state, x[None])[0, label]
+      >>> attribute = jax.vmap(igjax.integrated_grad(score, 1), (None, 0, 0))
+      >>> attribute(state, jnp.ones((2, 4)), jnp.array([0, 2])).shape
+      (2, 4)
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"function takes a flax.nnx.Module; got {model!r}.")
+    check_target(target)
+    if not isinstance(method, str):
+        raise TypeError(f"method must be the name of a method of the model; got {method!r}.")
     if not callable(getattr(model, method, None)):
         raise ValueError(f"the model has no method {method!r}.")
     graphdef, state = nnx.split(model)
@@ -79,7 +95,8 @@ def function(
             output = getattr(copy, method)(*args, **kwargs)
         return pick(output, target)
 
-    return call, _copied(state)
+    is_state = lambda argument: bool(jax.tree.structure(argument) == structure)
+    return mark(call, is_state), _copied(state)
 
 
 def _copied(state: Tree) -> Tree:

@@ -210,6 +210,66 @@ def test_modules_that_are_not_bound():
     np.testing.assert_array_equal(fun(variables, X), Outer().apply(variables, X))
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["encode", Embedder.encode, Embedder().encode, lambda module, ids: module.encode(ids)],
+)
+def test_the_method_to_call(method):
+    variables = {"params": {"table": jnp.arange(40.0).reshape(10, 4)}}
+    fun = linen.function(Embedder(), method=method, target=(1, 2))
+    assert fun(variables, IDS) == 6
+
+
+class Convolutional(nn.Module):
+    """Takes batches."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(2, (3,))(x))
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def test_batches_of_one_example():
+    x = jnp.ones((4, 2))
+    model = Convolutional()
+    variables = model.init(KEY, x[None])
+    with pytest.raises(ValueError, match=r"takes batches, give it a batch of one.*x\[None\]\)\[0"):
+        linen.function(model)(variables, x)
+    expected = model.apply(variables, x[None])[0, 2]
+    assert linen.function(model, target=(0, 2))(variables, x[None]) == expected
+    with pytest.raises(ValueError, match=r"each axis of the output, of shape \(1, 3\); got \(2,\)"):
+        linen.function(model, target=(2,))(variables, x[None])
+    with pytest.raises(ValueError, match="must be less than 1; got 2"):
+        linen.function(model, target=(2, 0))(variables, x[None])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "nope"}, ValueError, "no method 'nope'"),
+        ({"method": "features"}, ValueError, "no method 'features'"),
+        ({"method": ""}, ValueError, "no method ''"),
+        ({"method": 3}, TypeError, "method must be the name of a method.*got 3"),
+        ({"rngs": 3}, TypeError, "rngs must be a key.*got 3"),
+        ({"rngs": "a"}, TypeError, "rngs must be a key.*got 'a'"),
+        ({"rngs": jnp.ones(3)}, TypeError, "rngs must be a key.*got Array"),
+        ({"rngs": jax.random.split(KEY)}, TypeError, "rngs must be a key.*got Array"),
+        ({"rngs": {"dropout": 3}}, TypeError, "rngs must be a key.*got {'dropout': 3}"),
+        ({"rngs": {3: KEY}}, TypeError, "rngs must be a key.*got {3: "),
+        ({"target": "a"}, TypeError, "target must be an integer.*got 'a'"),
+        ({"target": 1.5}, TypeError, "target must be an integer.*got 1.5"),
+        ({"target": True}, TypeError, "target must be an integer.*got True"),
+        ({"target": jnp.array([3])}, TypeError, "target must be an integer.*For a label with each"),
+        ({"target": jnp.ones(())}, TypeError, "target must be an integer"),
+        ({"target": (0, None)}, TypeError, r"target must be an integer.*got \(0, None\)"),
+        ({"target": [0, 1]}, TypeError, r"target must be an integer.*got \[0, 1\]"),
+    ],
+)
+def test_bad_options_are_refused_when_they_are_given(options, error, message):
+    with pytest.raises(error, match=message):
+        linen.function(nn.Dense(3), **options)
+
+
 def test_a_module_that_cannot_be_called():
     class Uncallable(nn.Module):
         def encode(self, x):
@@ -218,3 +278,8 @@ def test_a_module_that_cannot_be_called():
     with pytest.raises(ValueError, match="no method '__call__'"):
         linen.function(Uncallable())
     assert linen.function(Uncallable(), method="encode")({}, 3.0) == 3.0
+
+
+@pytest.mark.parametrize("rngs", [KEY, {"dropout": jax.random.PRNGKey(0)}, {}, None])
+def test_keys_of_all_kinds(rngs):
+    assert jax.jit(lambda rngs: linen.function(nn.Dense(3), rngs=rngs) and 1)(rngs) == 1

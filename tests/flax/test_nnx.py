@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -202,3 +203,27 @@ def test_derived_modules_are_in_evaluation_mode():
     np.testing.assert_allclose(fun(state, X[None]), X[None] / jnp.sqrt(1 + 1e-5), rtol=1e-6)
     fun, state = igjax.flax.nnx.function(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))  # a model itself
     np.testing.assert_allclose(fun(state, X[None], False), X[None] / jnp.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+def test_the_state_is_not_taken_for_the_input():
+    fun, state = igjax.flax.nnx.function(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), target=1)
+    with pytest.raises(ValueError, match="argument 0 is the model's parameters"):
+        igjax.integrated_grad(fun)(state, X)
+    own = igjax.integrated_grad(lambda state, x: 2 * fun(state, x))
+    assert jax.tree.structure(jax.eval_shape(own, state, X)) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": 3}, TypeError, "method must be the name of a method.*got 3"),
+        ({"method": None}, TypeError, "method must be the name of a method.*got None"),
+        ({"method": nnx.Linear.__call__}, TypeError, "method must be the name of a method"),
+        ({"method": "nope"}, ValueError, "no method 'nope'"),
+        ({"target": "a"}, TypeError, "target must be an integer.*got 'a'"),
+        ({"target": jnp.array([3])}, TypeError, "target must be an integer.*got Array"),
+    ],
+)
+def test_bad_options_are_refused_when_they_are_given(options, error, message):
+    with pytest.raises(error, match=message):
+        igjax.flax.nnx.function(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), **options)
