@@ -14,7 +14,7 @@ from igjax._inputs import as_function_of, matching, resolve_baseline
 from igjax._jaxpr.points import Name
 from igjax._layers import Neuron, cut_at_layer, layer_value, of_scalar, pick_neuron
 from igjax._sharding import laid_out_like
-from igjax._trees import Tree
+from igjax._trees import Tree, filled, floats
 
 __all__ = ["internal_influence", "layer_conductance", "neuron_conductance"]
 
@@ -120,8 +120,8 @@ def _along_the_inputs_path(
         head, tail, _ = cut_at_layer(call, name, x)
 
         def pushed(starts: Tree, ends: Tree, alpha: jax.Array) -> tuple[Tree, Tree]:
-            point = matching(options.path(starts[1], ends[1], alpha), x, "path's point")
-            return head(point), point
+            point = matching(options.path(starts[1], ends[1], alpha), floats(x), "path's point")
+            return head(filled(point, x)), point
 
         both = options._replace(
             argnums=(0, 1),

@@ -10,7 +10,7 @@ import numpy as np
 
 from igjax._padding import check_blind_to_padding
 from igjax._parameters import check_is_input
-from igjax._trees import Tree, same_structure
+from igjax._trees import Tree, filled, floats, is_kind, same_structure, thinned
 
 
 def check_count(name: str, count: Any, least: int) -> int:
@@ -85,6 +85,29 @@ def as_floating(x: Tree, name: str) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, x)
 
 
+def as_attributed(x: Tree, name: str) -> Tree:
+    """Returns ``x`` with arrays for its floats; integers, bools and random keys stay as they are.
+
+    Args:
+      x: a pytree of numbers and arrays, such as a graph: features of nodes, and indices of edges.
+      name: as for ``as_floating``.
+
+    Raises:
+      TypeError: if no leaf is of floats, or one is complex or no array at all.
+      ValueError: if there is no leaf.
+    """
+    others = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+    part = jax.tree.map(lambda leaf: None if is_kind(leaf, *others) else leaf, x)
+    if not jax.tree.leaves(part):
+        return as_floating(x, name)
+    return filled(as_floating(part, name), x)
+
+
+def floats_of(x: Tree) -> Tree:
+    """Returns the floats of an input ``x``, checked, as arrays, with None for what else it has."""
+    return floats(as_attributed(x, "x"))
+
+
 def as_ids_or_floating(x: Tree, name: str) -> Tree:
     """Returns ``x``, an array of integers or a pytree of floating-point arrays, as JAX's arrays.
 
@@ -139,7 +162,7 @@ def as_function_of(
     argnums: int | Sequence[int],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    check: Callable[[Tree, str], Tree] = as_floating,
+    check: Callable[[Tree, str], Tree] = as_attributed,
 ) -> tuple[Callable[[Tree], Any], Tree]:
     """Returns ``fun`` as a function of the attributed argument(s), and their value, checked."""
     given = argnums if isinstance(argnums, Sequence) else (argnums,)
@@ -179,7 +202,7 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
     """Returns ``tree`` in the dtypes of ``x``, having checked that it has the same structure.
 
     Args:
-      tree: what should be like ``x``.
+      tree: what should be like ``x``. Where ``x`` has None, it may have anything.
       x: a pytree of floating-point arrays.
       name: what to call ``tree`` in a message, such as ``"baseline"``.
       cure: what to do about another shape, to end that message with.
@@ -188,7 +211,8 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
       ValueError: if structure or shapes differ.
       TypeError: if a leaf is not real floating-point.
     """
-    if not same_structure(tree, x):
+    own = thinned(tree, x)
+    if not same_structure(own, x):
         raise ValueError(
             f"{name} must be a pytree like the input; got {jax.tree.structure(tree)}, input "
             f"{jax.tree.structure(x)}."
@@ -208,7 +232,7 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
             )
         return value.astype(x.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, tree, x)
+    return jax.tree_util.tree_map_with_path(leaf, own, x)
 
 
 def check_baseline_blind_to_padding(name: str, baseline: Callable[..., Tree], x: Tree) -> None:
@@ -222,7 +246,10 @@ def check_baseline_blind_to_padding(name: str, baseline: Callable[..., Tree], x:
 
 
 def resolve_baseline(baseline: Any, x: Tree, name: str = "baseline") -> Tree:
-    """Returns the baseline for ``x``, from a value or a function of it, checked to be like it."""
+    """Returns the baseline for ``x``, from a value or a function of it, checked to be like it.
+
+    What is not of floats is that of ``x``, whatever the baseline has in its place.
+    """
     # A module may be a pytree and callable; a plain function is a leaf.
     is_function = callable(baseline) and jax.tree_util.all_leaves([baseline])
     if is_function:
@@ -233,10 +260,11 @@ def resolve_baseline(baseline: Any, x: Tree, name: str = "baseline") -> Tree:
             f"{name} must make a pytree like the input; got the function {value!r}. Was it to be "
             "called first, as in igjax.baselines.blurred(10.0)?"
         )
-    return matching(
+    part = matching(
         value,
-        x,
+        floats(x),
         name,
         "For one number everywhere use igjax.baselines.constant(number); for one baseline for each "
         "example, map it too: jax.vmap(lambda x, b: integrated_grad(f, baseline=b)(x))(xs, bs).",
     )
+    return filled(part, x)

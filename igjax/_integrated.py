@@ -38,7 +38,9 @@ def integrated_grad(
     Args:
       fun: a function of pytrees of arrays to a real scalar.
       argnums: the positional argument(s) to attribute to, an integer or several. Several are one
-        input: the path runs through all of them together.
+        input: the path runs through all of them together. Of a pytree the floats are attributed;
+        integers, bools and random keys beside them (a graph's edges, a mask) come to ``fun`` as
+        they are.
       has_aux: whether ``fun`` returns a pair, of the scalar and auxiliary data.
       baseline: a pytree like the argument (with several ``argnums``, a tuple of such), or a
         function of the argument (the tuple) that makes one.
@@ -62,13 +64,14 @@ def integrated_grad(
 
     Returns:
       A function with the arguments of ``fun`` that returns the attributions: a pytree like the
-      argument, in its dtypes (with several ``argnums`` a tuple of such). With ``has_aux``, a pair
+      argument, in its dtypes, with None for what is not of floats (with several ``argnums`` a tuple
+      of such). With ``has_aux``, a pair
       ``(attributions, aux)``, with the auxiliary data at x. With ``has_report``, a ``Report`` is
       added as the last element.
 
     Raises:
       TypeError: if ``fun`` or ``path`` is no function, ``rule`` no rule, or a number no integer;
-        when called, if an attributed argument or the value of ``fun`` is not floating-point.
+        when called, if an attributed argument has no floats, or the value of ``fun`` is none.
       ValueError: if ``rule`` is unsound (of traced arrays only the shapes are looked at) or
         ``batch_size < 1``; when called, if ``fun`` does not return a scalar, or the baseline or
         the path's points are not like the argument.
@@ -146,7 +149,7 @@ def integrated_jacobian(
       ``output.shape + argument.shape``; then aux and report, as ``integrated_grad`` does.
 
     Raises:
-      TypeError: when called, if an attributed argument or an output is not floating-point.
+      TypeError: when called, if an attributed argument has no floats, or an output is none.
       ValueError: when called, if the baseline or the path's points are not like the argument.
 
     Example:

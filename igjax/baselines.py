@@ -3,6 +3,9 @@
 Which baseline is right is the user's question: attributions explain the difference between the
 function's values at the input and at the baseline. To add one, write a function of ``x``.
 
+Of a pytree only the floats move from a baseline: what else it has (integers, bools, random keys) is
+that of the input, whatever a baseline has in its place, such as None.
+
 Functions that draw at random take a key, and draw the same numbers for every ``x``. For another
 draw for each example map the key too:
 
@@ -16,14 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
-from igjax._inputs import (
-    as_floating,
-    check_count,
-    matching,
-    resolve_baseline,
-)
-from igjax._precision import sum_dtype
-from igjax._trees import Tree, same_structure
+from igjax._inputs import check_count, floats_of, matching, resolve_baseline
+from igjax._precision import as_sums, sum_dtype
+from igjax._trees import Tree, filled, floats, same_structure, thinned
 
 if TYPE_CHECKING:
     import optax
@@ -84,19 +82,19 @@ def constant(value: Tree) -> Baseline:
       >>> baselines.constant(0.5)(jnp.ones(3))
       Array([0.5, 0.5, 0.5], dtype=float32)
     """
-    return lambda x: _spread(value, x)
+    return lambda x: _spread(value, floats_of(x))
 
 
 def _spread(value: Tree, x: Tree) -> Tree:
-    """Returns ``value``, for each leaf or one for all, in the shapes and dtypes of ``x``."""
-    x = as_floating(x, "x")
-    if not same_structure(value, x):
+    """Returns ``value``, for each leaf or one for all, in the shapes and dtypes of floats ``x``."""
+    own = thinned(value, x)
+    if not same_structure(own, x):
         if not jax.tree_util.all_leaves([value]):
             raise ValueError(
                 "baseline: give one number or array for all leaves of the input, or a pytree like "
                 f"it; got {jax.tree.structure(value)}, input {jax.tree.structure(x)}."
             )
-        value = jax.tree.map(lambda _: value, x)
+        own = jax.tree.map(lambda _: value, x)
 
     def leaf(path: Any, x: jax.Array, value: Any) -> jax.Array:
         value = jnp.asarray(value, x.dtype)
@@ -108,7 +106,7 @@ def _spread(value: Tree, x: Tree) -> Tree:
                 f"{jax.tree_util.keystr(path)} of shape {x.shape}."
             ) from error
 
-    return jax.tree_util.tree_map_with_path(leaf, x, value)
+    return jax.tree_util.tree_map_with_path(leaf, x, own)
 
 
 class Embedding(NamedTuple):
@@ -170,9 +168,7 @@ def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseli
     Baselines", Distill. The picture is continued by reflection.
     """
     axes = tuple(axes)
-    return lambda x: jax.tree.map(
-        lambda leaf: gaussian_blur(leaf, sigma, axes), as_floating(x, "x")
-    )
+    return lambda x: jax.tree.map(lambda leaf: gaussian_blur(leaf, sigma, axes), floats_of(x))
 
 
 def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
@@ -198,7 +194,8 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
     """
 
     def baseline(x: Tree) -> Tree:
-        draws = _draw(jax.random.uniform, key, as_floating(x, "x"))
+        x = floats_of(x)
+        draws = _draw(jax.random.uniform, key, x)
         return jax.tree.map(
             lambda low, high, u: low + (high - low) * u, _spread(low, x), _spread(high, x), draws
         )
@@ -228,7 +225,7 @@ def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
     """
 
     def baseline(x: Tree) -> Tree:
-        x = as_floating(x, "x")
+        x = floats_of(x)
         draws = _draw(jax.random.normal, key, x)
         return jax.tree.map(lambda x, sigma, z: x + sigma * z, x, _spread(sigma, x), draws)
 
@@ -274,7 +271,7 @@ def mean_of(data: Tree) -> Baseline:
         return jnp.mean(examples, axis=0, dtype=dtype)
 
     value = jax.tree.map(mean, data)
-    return lambda x: matching(value, as_floating(x, "x"), "mean_of: the mean of data")
+    return lambda x: matching(value, floats_of(x), "mean_of: the mean of data")
 
 
 def farthest(low: Tree, high: Tree) -> Baseline:
@@ -300,9 +297,10 @@ def farthest(low: Tree, high: Tree) -> Baseline:
     """
 
     def baseline(x: Tree) -> Tree:
+        x = floats_of(x)
         return jax.tree.map(
             lambda x, low, high: jnp.where(x - low > high - x, low, high),
-            as_floating(x, "x"),
+            x,
             _spread(low, x),
             _spread(high, x),
         )
@@ -369,21 +367,27 @@ def max_entropy(
         log_p = jax.nn.log_softmax(logits.astype(sum_dtype(logits.dtype)))
         return jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
-    def baseline(x: Tree) -> Tree:
-        x = as_floating(x, "x")
-        floor, ceiling = _spread(low, x), _spread(high, x)
+    def baseline(whole: Tree) -> Tree:
+        x = floats_of(whole)
+        floor, ceiling = (as_sums(_spread(bound, x)) for bound in (low, high))
+
+        def in_own_dtypes(point: Tree) -> Tree:
+            return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), point, x)
 
         def step(carry: tuple[Tree, Any], _: None) -> tuple[tuple[Tree, Any], None]:
             point, state = carry
-            gradient = jax.grad(negative_entropy)(point)
+            at = lambda point: negative_entropy(filled(in_own_dtypes(point), whole))
+            gradient = jax.grad(at)(point)
             with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes, whatever the user set
                 updates, state = chosen.update(gradient, state, point)
                 point = optax.apply_updates(point, updates)
             return (jax.tree.map(jnp.clip, point, floor, ceiling), state), None
 
-        point = resolve_baseline(start, x, "max_entropy: start")
+        # In the precision of sums: small numbers of an optimiser, such as Adam's eps, are 0 in
+        # float16.
+        point = as_sums(floats(resolve_baseline(start, whole, "max_entropy: start")))
         point = jax.tree.map(jnp.clip, point, floor, ceiling)
         (point, _), _ = jax.lax.scan(step, (point, chosen.init(point)), None, length=steps)
-        return point
+        return in_own_dtypes(point)
 
     return baseline

@@ -8,7 +8,8 @@ a scalar. To add a path, write a function:
         return jax.tree.map(lambda b, x: b + alpha**2 * (x - b), baseline, x)
 
 A path is called in the precision of the sums: inputs of 16 bits come to it as float32, and the
-points go to the attributed function in the inputs' own dtype.
+points go to the attributed function in the inputs' own dtype. Of pytrees it sees the floats alone:
+for integers, bools and random keys there is None.
 """
 
 import functools
@@ -19,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from igjax._blur import gaussian_blur
-from igjax._inputs import as_floating, matching, resolve_baseline
+from igjax._inputs import as_attributed, matching, resolve_baseline
 from igjax._precision import cast, tree_dtype
-from igjax._trees import Tree, same_structure
+from igjax._trees import Tree, floats, same_structure, thinned
 
 __all__ = [
     "Path",
@@ -85,7 +86,8 @@ def polyline(points: Tree) -> Path:
     """
 
     def path(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
-        pieces = _count_waypoints(points, x) + 1
+        corners = thinned(points, x)
+        pieces = _count_waypoints(corners, x) + 1
         piece = jnp.clip(jnp.floor(alpha * pieces), 0, pieces - 1).astype(jnp.int32)
         rest = alpha * pieces - piece.astype(jnp.result_type(alpha))
         # The two corners that the point is between, picked by products: unlike an index they work
@@ -98,7 +100,7 @@ def polyline(points: Tree) -> Path:
             between = jnp.tensordot(shares[1:-1], points, 1, precision=jax.lax.Precision.HIGHEST)
             return shares[0] * baseline + between + shares[-1] * x
 
-        return jax.tree.map(leaf, baseline, x, points)
+        return jax.tree.map(leaf, baseline, x, corners)
 
     return path
 
@@ -254,8 +256,8 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
       >>> bool(check.ok), round(float(check.start_gap), 3)  # a blurred picture is not black
       (False, 1.0)
     """
-    x = as_floating(x, "x")
-    baseline = resolve_baseline(baseline, x)
+    whole = as_attributed(x, "x")
+    x, baseline = floats(whole), floats(resolve_baseline(baseline, whole))
     dtype = tree_dtype(x)
     ends = cast(baseline, dtype), cast(x, dtype)
     start, end = (

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -331,6 +332,123 @@ def test_numbers_and_numpy_arrays_are_taken():
     assert_close(igjax.integrated_grad(jnp.sum, baseline=np.zeros(2))(np.ones(2, np.float32)), 1.0)
 
 
+class Graph(NamedTuple):
+    nodes: Any
+    edges: Any
+    senders: Any
+    receivers: Any
+    count: Any
+    has_loops: Any
+    key: Any
+    globals: Any = None
+
+
+RULE = quadrature.gregory(4)
+GRAPH = Graph(
+    jnp.linspace(-1.0, 2.0, 3),
+    jnp.array([0.5, 1.5]),
+    np.array([1, 2]),
+    jnp.array([0, 1]),
+    3,
+    jnp.array([True, False]),
+    jax.random.key(0),
+)
+
+
+def of_graph(graph):
+    """A network of a graph, which needs integers, bools and a key to be what they are."""
+    assert isinstance(graph.count, int)
+    noise = jax.random.uniform(graph.key)
+    sent = graph.nodes[graph.senders] * graph.edges + jnp.where(graph.has_loops, noise, 0.0)
+    return jnp.tanh(jax.ops.segment_sum(sent, graph.receivers, graph.count)).sum()
+
+
+def of_floats(floats):
+    return of_graph(GRAPH._replace(nodes=floats[0], edges=floats[1]))
+
+
+def floats_alone(tree):
+    """Returns nodes and edges, having looked that there is nothing else."""
+    nodes, edges, *others = tree
+    assert others == [None] * 6
+    return nodes, edges
+
+
+FLOATS = (GRAPH.nodes, GRAPH.edges)
+KEY = jax.random.key(1)
+# A baseline of the graph, and the same of its floats alone.
+BASELINES_OF_A_GRAPH = {
+    "none given": (baselines.zeros, baselines.zeros),
+    "value": (GRAPH._replace(nodes=jnp.ones(3), count=7), (jnp.ones(3), GRAPH.edges)),
+    "value without the rest": (
+        Graph(jnp.ones(3), jnp.ones(2), *[None] * 5),
+        (jnp.ones(3), jnp.ones(2)),
+    ),
+    "function": (
+        lambda graph: graph._replace(nodes=graph.nodes[graph.senders].mean() + 0.0 * graph.nodes),
+        (jnp.full(3, 1.25), GRAPH.edges),
+    ),
+    "constant": (baselines.constant(0.5), baselines.constant(0.5)),
+    "constants": (
+        baselines.constant(GRAPH._replace(nodes=0.5, edges=1.0)),
+        baselines.constant((0.5, 1.0)),
+    ),
+    "uniform": (baselines.uniform(KEY), baselines.uniform(KEY)),
+    "gaussian": (baselines.gaussian(KEY, 0.5), baselines.gaussian(KEY, 0.5)),
+    "farthest": (baselines.farthest(-1.0, 2.0), baselines.farthest(-1.0, 2.0)),
+    "blurred": (baselines.blurred(1.0, (0,)), baselines.blurred(1.0, (0,))),
+    "mean_of": (
+        baselines.mean_of(Graph(jnp.ones((2, 3)), jnp.ones((2, 2)), *[None] * 5)),
+        (jnp.ones(3), jnp.ones(2)),
+    ),
+    "max_entropy": (
+        baselines.max_entropy(lambda x: jnp.stack([of_graph(x), 0.0]), steps=2),
+        baselines.max_entropy(lambda x: jnp.stack([of_floats(x), 0.0]), steps=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES_OF_A_GRAPH)
+def test_of_a_pytree_the_floats_are_attributed(name):
+    whole, alone = BASELINES_OF_A_GRAPH[name]
+    found, report = igjax.integrated_grad(of_graph, rule=RULE, baseline=whole, has_report=True)(
+        GRAPH
+    )
+    expected = igjax.integrated_grad(of_floats, rule=RULE, baseline=alone)(FLOATS)
+    chex.assert_trees_all_close(floats_alone(found), expected, atol=1e-6)
+    assert abs(sum(map(jnp.sum, expected)) - report.value + report.baseline_value) < 0.2
+    assert report.value == of_graph(GRAPH)
+
+
+def test_what_is_not_of_floats_is_mapped_and_compiled_like_any_argument():
+    fun = lambda x: jnp.sum(jnp.where(x["mask"], x["a"], 0.0) ** 2) * x["n"].astype(jnp.float32)
+    xs = {"a": jnp.ones((2, 3)), "mask": jnp.arange(6).reshape(2, 3) > 1, "n": jnp.arange(2)}
+    attribute = igjax.integrated_grad(fun, rule=RULE, batch_size=2)
+    found = jax.jit(jax.vmap(attribute))(xs)
+    assert found["mask"] is None and found["n"] is None
+    assert_close(found["a"], [[0, 0, 0], [1, 1, 1]])
+    one = jax.tree.map(lambda leaf: leaf[1], xs)
+    jacobian = igjax.integrated_jacobian(
+        lambda x: {"y": x["a"][:2] * x["n"].astype(jnp.float32)}, rule=RULE
+    )(one)
+    assert_close(jacobian["y"]["a"], [[1, 0, 0], [0, 1, 0]])
+    slope = jax.grad(lambda a: attribute(one | {"a": a})["a"].sum())(one["a"])
+    assert_close(slope, [2, 2, 2])
+
+
+def test_a_path_goes_through_the_floats_of_a_pytree():
+    points = GRAPH._replace(nodes=jnp.ones((1, 3)), edges=jnp.zeros((1, 2)))
+    quadratic = lambda b, x, alpha: jax.tree.map(lambda b, x: b + alpha**2 * (x - b), b, x)
+    for whole, alone in (
+        (paths.polyline(points), paths.polyline((points.nodes, points.edges))),
+        (quadratic, quadratic),
+    ):
+        found = igjax.integrated_grad(of_graph, rule=RULE, path=whole)(GRAPH)
+        expected = igjax.integrated_grad(of_floats, rule=RULE, path=alone)(FLOATS)
+        chex.assert_trees_all_close(floats_alone(found), expected, atol=1e-6)
+        assert paths.check(whole, baselines.zeros, GRAPH).ok
+
+
 def test_help_shows_the_arguments_not_the_default_rule():
     signature = str(inspect.signature(igjax.integrated_grad))
     assert "= Rule(64 nodes, an embedded rule)" in signature
@@ -436,7 +554,7 @@ def test_completeness(seed, x, baseline):
 # Bad input.
 
 ones = np.ones(3, np.float32)
-dictionary = {"ids": np.ones(3, np.int32), "mask": np.ones(3, np.float32)}
+integers = {"ids": np.ones(3, np.int32), "mask": np.ones(3, bool)}
 BAD_CALLS = {
     "vector output": (
         lambda: igjax.integrated_grad(lambda x: 2 * x)(ones),
@@ -465,7 +583,7 @@ BAD_CALLS = {
         "it has dtype complex64",
     ),
     "integer argument": (
-        lambda: igjax.integrated_grad(lambda x, y: x[0] * 1.0, argnums=1)(ones, dictionary),
+        lambda: igjax.integrated_grad(lambda x, y: x[0] * 1.0, argnums=1)(ones, integers),
         TypeError,
         "igjax attributes to arrays of floats, but argument 1['ids'] has dtype int32. Between "
         "integers there is no path. If they are token ids, attribute at their embedding, of which "
@@ -485,6 +603,28 @@ BAD_CALLS = {
         lambda: igjax.integrated_grad(lambda k: 0.0)(jax.random.key(0)),
         TypeError,
         "argument 0 has dtype key<fry>.",
+    ),
+    "complex number beside floats": (
+        lambda: igjax.integrated_grad(lambda x: x["a"])({"a": 1.0, "b": 1j}),
+        TypeError,
+        "argument 0['b'] has dtype complex64. Attribute to the real and imaginary parts",
+    ),
+    "text beside floats": (
+        lambda: igjax.integrated_grad(lambda x: x["a"])({"a": 1.0, "b": "text"}),
+        TypeError,
+        "argument 0['b'] is of type str",
+    ),
+    "time beside floats": (
+        lambda: igjax.integrated_grad(lambda x: x["a"])({"a": 1.0, "b": np.timedelta64(1)}),
+        TypeError,
+        "argument 0['b'] is of type timedelta64",
+    ),
+    "baseline with None for floats": (
+        lambda: igjax.integrated_grad(lambda x: x["a"], baseline={"a": None, "n": 1})(
+            {"a": 1.0, "n": 1}
+        ),
+        ValueError,
+        "baseline must be a pytree like the input; got PyTreeDef({'a': None, 'n': *})",
     ),
     "text as output": (
         lambda: igjax.integrated_jacobian(lambda x: {"a": "text"})(ones),

@@ -324,3 +324,24 @@ def test_messages_name_the_method(name):
             method(network, "layer0", batch_size=0, **settings)
         with pytest.raises(TypeError, match="path must be a function"):
             method(network, "layer0", path=None, **settings)
+
+
+def test_of_a_pytree_the_floats_move_a_layer():
+    """Integers and bools go to the function as they are, and come back as None."""
+    rule = gregory(4)
+    graph = {"x": jnp.arange(1.0, 4.0), "to": jnp.array([2, 0]), "n": 2}
+
+    def fun(graph):
+        sent = graph["x"][graph["to"]]
+        return jnp.prod(checkpoint_name(sent**2, "sent")) * graph["n"]
+
+    alone = lambda x: fun(graph | {"x": x})
+    for method in (igjax.layer_integrated_grad, igjax.layer_conductance):
+        found = method(fun, "sent", rule=rule)(graph)
+        expected = method(alone, "sent", rule=rule)(graph["x"])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for method in (igjax.neuron_integrated_grad, igjax.neuron_conductance):
+        found = method(fun, "sent", neuron=0, rule=rule)(graph)
+        expected = method(alone, "sent", neuron=0, rule=rule)(graph["x"])
+        assert found["to"] is None and found["n"] is None
+        np.testing.assert_allclose(found["x"], expected, rtol=1e-5)

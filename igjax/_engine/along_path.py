@@ -20,7 +20,7 @@ from igjax._jaxpr.program import Traced, trace
 from igjax._jaxpr.rounding import rounding
 from igjax._precision import tree_dtype
 from igjax._sharding import in_shard_map, laid_out_like, mesh_of, node_sharding, vary_like
-from igjax._trees import Tree, map_parts
+from igjax._trees import Tree, filled, floats, map_parts
 
 
 class Derivative(NamedTuple):
@@ -39,7 +39,7 @@ class Example(NamedTuple):
     """What is computed once for an input. A pytree of arrays.
 
     Attributes:
-      x: the input.
+      x: the floats of the input.
       baseline: like it.
       value: F(x), where it is needed.
       baseline_value: F(x'), likewise.
@@ -75,21 +75,24 @@ class _Task(NamedTuple):
     """What is to be done with some arguments: their function, traced, and how.
 
     Attributes:
-      fun: of the attributed argument(s), to their value and auxiliary data.
-      x: the attributed argument(s).
+      fun: of the floats of the attributed argument(s), to value and auxiliary data.
+      x: these floats: see ``_trees.floats``.
+      whole: the attributed argument(s).
       integrands: along the path.
       options: all others.
     """
 
     fun: Traced
     x: Tree
+    whole: Tree
     integrands: Integrands
     options: Options
 
     def example(self) -> Example:
         """Computes what is computed once."""
         options, x = self.options, self.x
-        baseline = laid_out_like(resolve_baseline(options.baseline, x), x)
+        baseline = floats(resolve_baseline(options.baseline, self.whole))
+        baseline = laid_out_like(baseline, x)
         value = baseline_value = aux = None
         if options.has_aux or self.values_needed:
             value, aux = self.fun(x)
@@ -147,11 +150,12 @@ def along_path(
         args: tuple[Any, ...], kwargs: dict[str, Any], like: jax.Array | None = None
     ) -> _Task:
         """Returns the task; where arrays vary over devices as ``like`` does, if that is given."""
-        call, x = as_function_of(method, fun, options.argnums, args, kwargs)
-        x = x if like is None else vary_like(like, x)
+        call, whole = as_function_of(method, fun, options.argnums, args, kwargs)
+        x = floats(whole) if like is None else vary_like(like, floats(whole))
 
         def evaluate(x: Tree) -> tuple[Tree, Any]:
-            value, aux = _split_aux(call(x)) if options.has_aux else (call(x), None)
+            result = call(filled(x, whole))
+            value, aux = _split_aux(result) if options.has_aux else (result, None)
             derivative.check_output(method, value)
             return value, aux
 
@@ -169,7 +173,7 @@ def along_path(
             contribution=options.contribution,
             affine_prefix=options.affine_prefix,
         )
-        return _Task(traced, x, along, options)
+        return _Task(traced, x, whole, along, options)
 
     def attribute(*args: Any, **kwargs: Any) -> Any:
         with mesh_of((args, kwargs)):
