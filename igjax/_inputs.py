@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igjax._jaxpr.program import named_like
 from igjax._padding import check_blind_to_padding
 from igjax._parameters import check_is_input
 from igjax._trees import Tree, filled, floats, is_kind, same_structure, thinned
@@ -188,6 +189,7 @@ def as_function_of(
     for number in numbers:
         check_is_input(name, fun, number, args[number])
 
+    @named_like(fun)
     def call(x: Tree) -> Any:
         full = list(args)
         for number, argument in zip(numbers, x if several else (x,), strict=True):

@@ -21,6 +21,7 @@ from igjax._inputs import (
 )
 from igjax._jaxpr.names import Cut, cut
 from igjax._jaxpr.points import Name
+from igjax._jaxpr.program import named_like
 from igjax._sharding import laid_out_like
 from igjax._trees import Tree
 
@@ -125,7 +126,13 @@ def cut_at_layer(call: Callable[[Tree], Any], name: Name | Sequence[Name], x: Tr
 
 def _of_all(fun: Callable[..., Any]) -> Callable[[Tree], Any]:
     """Returns ``fun`` as a function of the pair of its arguments by position and by keyword."""
-    return lambda given: fun(*given[0], **given[1])
+
+    @named_like(fun)
+    def of_all(given: Tree) -> Any:
+        args, kwargs = given
+        return fun(*args, **kwargs)
+
+    return of_all
 
 
 def takes(method: Method, keyword: str) -> bool:

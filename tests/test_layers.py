@@ -218,3 +218,24 @@ def test_all_outputs_of_a_model_of_tokens():
     assert igjax.at_tokens(igjax.integrated_grad, "emb", per_token=False)(
         lambda ids: text(ids)[0], baseline=0, rule=RULE
     )(ids).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: igjax.integrated_grad(f)(jnp.ones(2), True),
+        lambda f: igjax.layer_conductance(f, "h")(jnp.ones(2), True),
+        lambda f: igjax.neuron_integrated_grad(f, "h", neuron=0)(jnp.ones(2), True),
+        lambda f: igjax.layer_gradient_x_activation(f, "h")(jnp.ones(2), True),
+        lambda f: igjax.layer_names(f, jnp.ones(2), True),
+    ],
+)
+def test_messages_of_jax_name_the_users_function(call):
+    def decides_by_value(x, flag):
+        h = checkpoint_name(x, "h")
+        return h.sum() if flag and h[0] > 0 else h.prod()
+
+    with pytest.raises(jax.errors.TracerBoolConversionError) as raised:
+        call(decides_by_value)
+    place = f"decides_by_value at {__file__}:{decides_by_value.__code__.co_firstlineno}"
+    assert f"the function {place}" in str(raised.value)

@@ -16,7 +16,7 @@ from igjax._engine.options import Options
 from igjax._engine.report import Account, report
 from igjax._engine.static import with_static, without_static
 from igjax._inputs import as_function_of, check_function, resolve_baseline
-from igjax._jaxpr.program import Traced, trace
+from igjax._jaxpr.program import Traced, named_like, trace
 from igjax._jaxpr.rounding import rounding
 from igjax._precision import tree_dtype
 from igjax._sharding import in_shard_map, laid_out_like, mesh_of, node_sharding, vary_like
@@ -153,6 +153,7 @@ def along_path(
         call, whole = as_function_of(method, fun, options.argnums, args, kwargs)
         x = floats(whole) if like is None else vary_like(like, floats(whole))
 
+        @named_like(call)
         def evaluate(x: Tree) -> tuple[Tree, Any]:
             result = call(filled(x, whole))
             value, aux = _split_aux(result) if options.has_aux else (result, None)

@@ -263,6 +263,7 @@ class _Arguments(NamedTuple):
     def trace(self, fun: Callable[..., Any]) -> Traced:
         """Traces ``fun`` as a function of the arrays."""
 
+        @program.named_like(fun)
         def of_arrays(*arrays: Any) -> Any:
             args, kwargs = jax.tree.unflatten(self.structure, self.replaced(arrays).leaves)
             return fun(*args, **kwargs)

@@ -7,6 +7,7 @@ look into it, and parts of it become functions again, which JAX transforms like 
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -99,14 +100,30 @@ def trace(fun: Callable[..., Tree], *args: Tree) -> Traced:
     structures: list[Any] = []
     others: dict[int, Any] = {}
 
-    def of_leaves(*leaves: Any) -> list[Any]:
-        results, result_structure = jax.tree.flatten(fun(*jax.tree.unflatten(structure, leaves)))
+    @named_like(fun)
+    def of_leaves(*inputs: Any) -> list[Any]:
+        results, result_structure = jax.tree.flatten(fun(*jax.tree.unflatten(structure, inputs)))
         structures.append(result_structure)
         others.update((i, leaf) for i, leaf in enumerate(results) if not _is_array(leaf))
         return [leaf for i, leaf in enumerate(results) if i not in others]
 
     closed = jax.make_jaxpr(of_leaves)(*leaves)
     return Traced(closed, structure, structures[0], others)
+
+
+def named_like(fun: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that gives a function the name and the place of another one.
+
+    JAX's messages tell these of what it traces: let it be the user's function that they tell of.
+    """
+
+    def decorated(own: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(own)  # not that of the other one: arguments are named by it
+        functools.update_wrapper(own, fun, updated=())
+        own.__signature__ = signature  # type: ignore[attr-defined]
+        return own
+
+    return decorated
 
 
 def evaluate(closed: Any, values: Sequence[Any]) -> list[Any]:
