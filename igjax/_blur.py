@@ -1,13 +1,26 @@
 """Gaussian blur, differentiable in the image and in the width, down to a width of zero."""
 
-import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igjax._inputs import as_integer
 from igjax._precision import sum_dtype
+
+
+def check_axes(name: str, axes: Any) -> tuple[int, ...]:
+    """Returns ``axes`` as a tuple.
+
+    Raises:
+      TypeError: if they are not several integers.
+    """
+    try:
+        return tuple(as_integer("an axis", axis) for axis in axes)
+    except TypeError:
+        raise TypeError(f"{name} must be integers, such as (0, 1); got {axes!r}.") from None
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike, axes: Sequence[int]) -> jax.Array:
@@ -28,12 +41,14 @@ def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike, axes: Sequence[
     Raises:
       ValueError: if ``image`` has no such axes, or one is named twice.
     """
-    places = {operator.index(axis) % max(image.ndim, 1) for axis in axes}
+    places = {axis % max(image.ndim, 1) for axis in axes}
     if len(places) < len(axes) or any(not -image.ndim <= axis < image.ndim for axis in axes):
         raise ValueError(
             f"blur: axes must name different axes of the picture; got axes={tuple(axes)}, picture "
             f"of shape {image.shape}. (Map over a batch with jax.vmap.)"
         )
+    if image.size == 0:
+        return image  # an axis without places has no waves
     dtype = sum_dtype(image.dtype)
     waves = image.astype(dtype)
     for axis in axes:  # apart from what depends on sigma: for many widths it is done once

@@ -43,7 +43,8 @@ def from_arguments(make: Make) -> Attribution[Any]:
 
     def inner(*args: Any, **kwargs: Any) -> Inner:
         made = make(*args, **kwargs)
-        if not (isinstance(made, tuple) and len(made) == 2 and callable(made[0])):
+        is_pair = isinstance(made, tuple) and len(made) == 2
+        if not (is_pair and callable(made[0]) and isinstance(made[1], tuple)):
             raise TypeError(
                 "from_arguments takes a function that returns a pair, of an attribution and the "
                 f"tuple of arguments to call it with; this one returned {made!r}."

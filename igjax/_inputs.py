@@ -14,19 +14,32 @@ from igjax._parameters import check_is_input
 from igjax._trees import Tree, filled, floats, is_kind, same_structure, thinned
 
 
-def check_count(name: str, count: Any, least: int) -> int:
-    """Returns ``count`` as an int of at least ``least``; otherwise says what ``name`` must be.
+def as_integer(name: str, number: Any) -> int:
+    """Returns ``number`` as an int.
+
+    Raises:
+      TypeError: if it is no integer, or a bool.
+    """
+    try:
+        if isinstance(number, bool):
+            raise TypeError
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {number!r}.") from None
+
+
+def check_count(name: str, count: Any, least: int, most: int | None = None) -> int:
+    """Returns ``count`` as an int from ``least`` to ``most``; else says what ``name`` must be.
 
     Raises:
       TypeError: if it is not an integer.
-      ValueError: if it is too small.
+      ValueError: if it is too small or too large.
     """
-    try:
-        number = operator.index(count)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer; got {count!r}.") from None
+    number = as_integer(name, count)
     if number < least:
         raise ValueError(f"{name} must be at least {least}; got {number}.")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}; got {number}.")
     return number
 
 
@@ -39,17 +52,124 @@ def check_index(name: str, index: Any, length: int) -> None:
     """
     if isinstance(index, jax.core.Tracer) and jnp.issubdtype(index.dtype, jnp.integer):
         return
-    if isinstance(index, bool):
-        raise TypeError(f"{name} must be an integer; got {index!r}.")
     number = check_count(name, index, least=-length)
     if number >= length:
         raise ValueError(f"{name} must be less than {length}; got {number}.")
 
 
-def check_function(method: str, fun: Any) -> None:
-    """Raises TypeError unless ``fun`` can be called."""
+def check_function(method: str, fun: Any, argument: str = "") -> None:
+    """Raises TypeError unless ``fun``, an argument of that name, can be called."""
     if not callable(fun):
-        raise TypeError(f"{method} takes a function; got {fun!r}.")
+        for_argument = f" for {argument}" if argument else ""
+        raise TypeError(f"{method} takes a function{for_argument}; got {fun!r}.")
+
+
+def check_attribution(method: str, made: Any) -> Any:
+    """Returns what a method has made of a function.
+
+    Raises:
+      TypeError: if it is none.
+    """
+    if not callable(made):
+        raise TypeError(
+            f"{method} takes a method that returns a function, of an example's arguments to its "
+            f"attributions; this one returned {made!r}."
+        )
+    return made
+
+
+def check_some_array(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises TypeError if there are arguments, and none has a number, of which a layer could be."""
+    leaves, kinds = jax.tree.leaves((args, kwargs)), (jnp.number, jnp.bool_, jax.dtypes.prng_key)
+    if (args or kwargs) and not any(is_kind(leaf, *kinds) for leaf in leaves):
+        raise TypeError(
+            f"{method}: the function must be called with an array among its arguments; got "
+            f"{', '.join(map(repr, (*args, *kwargs.values())))}."
+        )
+
+
+def check_flag(name: str, flag: Any) -> None:
+    """Raises TypeError unless ``flag`` is a bool: most other things count as True."""
+    if not isinstance(flag, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {flag!r}.")
+
+
+def as_real(name: str, value: Any) -> Any:
+    """Returns ``value``, a number or an array of real numbers, as an array.
+
+    What is none of JAX's becomes one of NumPy's, of the dtype that it has.
+
+    Raises:
+      TypeError: if it is something else (bools, complex numbers, dates, text), or has masked
+        elements.
+    """
+    array = jnp.asarray(value) if hasattr(value, "__jax_array__") else unmasked(name, value)
+    if not isinstance(array, jax.Array):
+        try:
+            array = np.asarray(array)
+        except (TypeError, ValueError):
+            array = None  # a ragged list, say
+    if not is_kind(array, jnp.floating, jnp.integer):
+        raise TypeError(f"{name} must be a number or an array of real numbers; got {value!r}.")
+    return array
+
+
+def as_reals(name: str, tree: Tree) -> Tree:
+    """Returns ``tree`` with ``as_real`` of its leaves.
+
+    Bools and random keys may stand beside others, where an input has what is not of floats.
+
+    Raises:
+      TypeError: as ``as_real`` does.
+      ValueError: if there is no leaf.
+    """
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"{name} must have a number; got {tree!r}.")
+    others = () if jax.tree_util.all_leaves([tree]) else (jnp.bool_, jax.dtypes.prng_key)
+
+    def leaf(path: Any, value: Any) -> Any:
+        is_other = is_kind(value, *others)
+        return value if is_other else as_real(name + jax.tree_util.keystr(path), value)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def unmasked(name: str, value: Any) -> Any:
+    """Returns ``value`` without the mask that it may have.
+
+    Raises:
+      TypeError: if something is masked: what is under a mask is not meant to be used.
+    """
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name} has masked elements: say what they are, by .filled(number).")
+    return np.ma.getdata(value) if isinstance(value, np.ma.MaskedArray) else value
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number from 0 on, as far as it is known when this is traced.
+
+    Raises:
+      TypeError: if it is no real number.
+      ValueError: if it is negative, infinite or NaN.
+    """
+    number = as_real(name, value)
+    if number.ndim:
+        raise TypeError(f"{name} must be a number; got an array of shape {number.shape}.")
+    if is_known(number) and not 0 <= float(number) < float("inf"):
+        raise ValueError(f"{name} must be at least 0 and finite; got {value}.")
+
+
+def is_known(value: Any) -> bool:
+    """Returns whether a value is known when a function is traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raises TypeError unless ``key`` is one random key, of the new kind or the old one."""
+    is_new = is_kind(key, jax.dtypes.prng_key) and key.ndim == 0
+    is_old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
+    if not (is_new or is_old):
+        raise TypeError(f"{name} must be one random key, as jax.random.key(0) is; got {key!r}.")
 
 
 def as_floating(x: Tree, name: str) -> Tree:
@@ -94,14 +214,20 @@ def as_attributed(x: Tree, name: str) -> Tree:
       name: as for ``as_floating``.
 
     Raises:
-      TypeError: if no leaf is of floats, or one is complex or no array at all.
+      TypeError: if no leaf is of floats, or one is complex, masked or no array at all.
       ValueError: if there is no leaf.
     """
-    others = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
-    part = jax.tree.map(lambda leaf: None if is_kind(leaf, *others) else leaf, x)
+    kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+
+    def other(path: Any, leaf: Any) -> Any:
+        is_other = is_kind(leaf, *kinds)
+        return unmasked(name + jax.tree_util.keystr(path), leaf) if is_other else None
+
+    others = jax.tree_util.tree_map_with_path(other, x)
+    part = jax.tree.map(lambda leaf: None if is_kind(leaf, *kinds) else leaf, x)
     if not jax.tree.leaves(part):
         return as_floating(x, name)
-    return filled(as_floating(part, name), x)
+    return filled(as_floating(part, name), others)
 
 
 def floats_of(x: Tree) -> Tree:
@@ -149,6 +275,7 @@ def as_ids(name: str, value: Any, dtype: Any) -> jax.Array:
 
 
 def _as_array(value: Any, where: str) -> jax.Array:
+    value = unmasked(where, value)
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -169,7 +296,7 @@ def as_function_of(
     given = argnums if isinstance(argnums, Sequence) else (argnums,)
     several = given is argnums
     try:
-        numbers = [*map(operator.index, given)]
+        numbers = [as_integer("argnums", number) for number in given]
     except TypeError:
         raise TypeError(
             f"{name}: argnums must be an integer or several; got {argnums!r}."

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from igjax._engine.along_path import along_path, gradient
 from igjax._engine.attribution import Attribution, P
 from igjax._engine.options import PathOptions, check_known, checked
-from igjax._inputs import check_function, check_index
+from igjax._inputs import check_flag, check_function, check_index
 from igjax._integrated import integrated_grad
 from igjax._jaxpr.points import Name, is_name
 from igjax._layers import Neuron, attribution_at, neuron_of, of_scalar
@@ -178,6 +178,7 @@ def grad_cam(
     Source: Selvaraju et al. 2017, "Grad-CAM" (arXiv:1610.02391), eq. 1 and 2.
     """
     fun, _ = of_scalar("grad_cam", fun, {})
+    check_flag("relu", relu)
     if not is_name(name):
         raise TypeError(f"grad_cam takes the name of one layer; got {name!r}.")
 

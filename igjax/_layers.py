@@ -15,8 +15,10 @@ from igjax._engine.options import PathOptions, check_known
 from igjax._inputs import (
     as_floating,
     as_function_of,
+    check_attribution,
     check_function,
     check_index,
+    check_some_array,
     resolve_baseline,
 )
 from igjax._jaxpr.names import Cut, cut
@@ -95,6 +97,7 @@ def attribution_at(
         if has_baseline:
             call, x = as_function_of(label, fun, argnums, args, kwargs)
         else:
+            check_some_array(label, args, kwargs)
             call, x = _of_all(fun), (args, kwargs)
         parts = cut_at_layer(call, name, x)
         own = {}
@@ -104,7 +107,8 @@ def attribution_at(
         layer = layer_value(parts.head(x), name)
         return Inner(method(parts.tail, **own, **options), (layer, x), lambda found: found)
 
-    return made_of(label, fun, inner, like=method(fun, **options))
+    like = check_attribution(label, method(fun, **options))
+    return made_of(label, fun, inner, like=like)
 
 
 def cut_at_layer(call: Callable[[Tree], Any], name: Name | Sequence[Name], x: Tree) -> Cut:
@@ -175,8 +179,8 @@ def at_neuron(
         check_function("at_neuron", fun)
         given = inspect.signature(method).bind(fun, *args, **options)
         given.apply_defaults()
-        argnums = given.arguments.get("argnums")
-        return method(neuron_of(fun, name, neuron, argnums), *args, **options)
+        of_neuron = neuron_of(fun, name, neuron, given.arguments.get("argnums"))
+        return check_attribution("at_neuron", method(of_neuron, *args, **options))
 
     return transform
 

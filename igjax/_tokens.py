@@ -16,7 +16,9 @@ from igjax._inputs import (
     as_function_of,
     as_ids,
     as_ids_or_floating,
+    check_attribution,
     check_baseline_blind_to_padding,
+    check_flag,
     check_function,
     resolve_baseline,
 )
@@ -235,6 +237,7 @@ def _at_tokens(
 ) -> Attribution[P]:
     """Returns ``method`` at the embedding, with ``label`` for a name."""
     check_function(label, fun)
+    check_flag("per_token", place.per_token)
     names = place.embedding if place.several else [place.embedding]
     if not isinstance(names, list | tuple) or not names or not all(map(is_name, names)):
         raise TypeError(
@@ -272,7 +275,8 @@ def _at_tokens(
         finish = functools.partial(_finished, place, given, rows, point, has_aux)
         return Inner(method(rest, **own, **options), (point, x), finish)
 
-    return made_of(label, fun, inner, like=method(fun, **options))
+    like = check_attribution(label, method(fun, **options))
+    return made_of(label, fun, inner, like=like)
 
 
 def _rows(place: _Place, embedded: Tree, origins: Origins | None, given: _Given) -> Tree:

@@ -41,7 +41,8 @@ def filled(part: Tree, tree: Tree) -> Tree:
 
 def thinned(tree: Tree, part: Tree) -> Tree:
     """Returns ``tree`` with None where ``part`` has None; if it is unlike that, all as it is."""
-    places, structure = jax.tree.flatten(part, is_leaf=_is_none)
+    places = jax.tree.leaves(part, is_leaf=_is_none)
+    structure: Any = jax.tree.structure(part, is_leaf=_is_none)
     try:
         nodes = structure.flatten_up_to(tree)
     except ValueError:

@@ -17,11 +17,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from igjax._blur import gaussian_blur
-from igjax._inputs import check_count, floats_of, matching, resolve_baseline
+from igjax._blur import check_axes, gaussian_blur
+from igjax._inputs import (
+    as_attributed,
+    as_real,
+    as_reals,
+    check_count,
+    check_function,
+    check_key,
+    check_number,
+    floats_of,
+    is_known,
+    matching,
+    resolve_baseline,
+)
 from igjax._precision import as_sums, sum_dtype
-from igjax._trees import Tree, filled, floats, same_structure, thinned
+from igjax._trees import Tree, filled, floats, is_kind, same_structure, thinned
 
 if TYPE_CHECKING:
     import optax
@@ -74,7 +87,9 @@ def constant(value: Tree) -> Baseline:
       A function of ``x`` that makes the baseline.
 
     Raises:
-      ValueError: when the baseline is made, if ``value`` does not broadcast to the input.
+      TypeError: if ``value`` is not of real numbers.
+      ValueError: if there is none; when the baseline is made, if ``value`` does not broadcast to
+        the input.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,6 +97,7 @@ def constant(value: Tree) -> Baseline:
       >>> baselines.constant(0.5)(jnp.ones(3))
       Array([0.5, 0.5, 0.5], dtype=float32)
     """
+    value = as_reals("constant: value", value)
     return lambda x: _spread(value, floats_of(x))
 
 
@@ -97,7 +113,7 @@ def _spread(value: Tree, x: Tree) -> Tree:
         own = jax.tree.map(lambda _: value, x)
 
     def leaf(path: Any, x: jax.Array, value: Any) -> jax.Array:
-        value = jnp.asarray(value, x.dtype)
+        value = jnp.asarray(as_real("baseline", value), x.dtype)
         try:
             return jnp.broadcast_to(value, x.shape)
         except ValueError as error:
@@ -132,6 +148,10 @@ def embedding(value: Tree) -> Embedding:
     Returns:
       A baseline for ``at_tokens`` and ``token_integrated_grad``.
 
+    Raises:
+      TypeError: if ``value`` is not of real numbers.
+      ValueError: if there is none.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jax.ad_checkpoint import checkpoint_name
@@ -142,7 +162,7 @@ def embedding(value: Tree) -> Embedding:
       >>> igjax.token_integrated_grad(f, "embedding", baseline=mean)(jnp.array([1, 2])).round(4)
       Array([-0.3333,  3.6667], dtype=float32)
     """
-    return Embedding(value)
+    return Embedding(as_reals("embedding: value", value))
 
 
 def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseline:
@@ -156,6 +176,11 @@ def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseli
     Returns:
       A function of ``x`` that makes the baseline.
 
+    Raises:
+      TypeError: if ``sigma`` is no number, or an axis no integer.
+      ValueError: if ``sigma`` is negative or not finite; when the baseline is made, if the picture
+        has no such axes.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from igjax import baselines
@@ -167,7 +192,8 @@ def blurred(sigma: jax.typing.ArrayLike, axes: Sequence[int] = (0, 1)) -> Baseli
     Perturbation"; Sturmfels, Lundberg & Lee 2020, "Visualizing the Impact of Feature Attribution
     Baselines", Distill. The picture is continued by reflection.
     """
-    axes = tuple(axes)
+    check_number("blurred: sigma", sigma)
+    axes = check_axes("blurred: axes", axes)
     return lambda x: jax.tree.map(lambda leaf: gaussian_blur(leaf, sigma, axes), floats_of(x))
 
 
@@ -182,6 +208,10 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
     Returns:
       A function of ``x`` that makes the baseline.
 
+    Raises:
+      TypeError: if ``key`` is no random key, or a bound not of real numbers.
+      ValueError: if ``low`` is above ``high``.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -192,6 +222,8 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
 
     Source: Sturmfels, Lundberg & Lee 2020, Distill.
     """
+    check_key("uniform: key", key)
+    low, high = _box("uniform", low, high)
 
     def baseline(x: Tree) -> Tree:
         x = floats_of(x)
@@ -201,6 +233,44 @@ def uniform(key: jax.Array, low: Tree = 0.0, high: Tree = 1.0) -> Baseline:
         )
 
     return baseline
+
+
+def _box(method: str, low: Tree, high: Tree) -> tuple[Tree, Tree]:
+    """Returns the bounds of a box as arrays, having checked that it is one.
+
+    Raises:
+      TypeError: if they are not of real numbers.
+      ValueError: if there is none, or ``low`` is known to be above ``high``.
+    """
+    low, high = as_reals(f"{method}: low", low), as_reals(f"{method}: high", high)
+    lows, highs = _like_each_other(low, high)
+    if same_structure(lows, highs):  # else one of them has None where there are no floats
+        for lower, upper in zip(jax.tree.leaves(lows), jax.tree.leaves(highs), strict=True):
+            if not _is_ordered(lower, upper):
+                raise ValueError(
+                    f"{method}: low must be at most high, everywhere; got {lower} and {upper}."
+                )
+    return low, high
+
+
+def _like_each_other(low: Tree, high: Tree) -> tuple[Tree, Tree]:
+    """Returns two pytrees, of which one may be a single leaf that stands for all of the other's."""
+    if jax.tree_util.all_leaves([low]):
+        return jax.tree.map(lambda _: low, high), high
+    if jax.tree_util.all_leaves([high]):
+        return low, jax.tree.map(lambda _: high, low)
+    return low, high
+
+
+def _is_ordered(low: Any, high: Any) -> bool:
+    """Returns whether two bounds are in order, as far as that is known when this is traced."""
+    numbers = all(is_kind(bound, jnp.floating, jnp.integer) for bound in (low, high))
+    if not (numbers and is_known(low) and is_known(high)):
+        return True
+    try:
+        return bool(np.all(np.asarray(low, np.float64) <= np.asarray(high, np.float64)))
+    except ValueError:
+        return False  # there is no shape that both broadcast to
 
 
 def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
@@ -213,6 +283,10 @@ def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
     Returns:
       A function of ``x`` that makes the baseline.
 
+    Raises:
+      TypeError: if ``key`` is no random key, or ``sigma`` not of real numbers.
+      ValueError: if ``sigma`` is negative.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -223,6 +297,11 @@ def gaussian(key: jax.Array, sigma: Tree) -> Baseline:
 
     Source: Sturmfels, Lundberg & Lee 2020, Distill.
     """
+    check_key("gaussian: key", key)
+    sigma = as_reals("gaussian: sigma", sigma)
+    for leaf in jax.tree.leaves(sigma):
+        if not _is_ordered(0.0, leaf):
+            raise ValueError(f"gaussian: sigma must be at least 0, everywhere; got {leaf}.")
 
     def baseline(x: Tree) -> Tree:
         x = floats_of(x)
@@ -244,12 +323,13 @@ def mean_of(data: Tree) -> Baseline:
 
     Args:
       data: a pytree like the input, with one more axis, of examples, in front of every leaf. It may
-        hold integers, such as pixels.
+        hold integers, such as pixels, and bools, which count as 0 and 1.
 
     Returns:
       A function of ``x`` that makes the baseline, the same for every ``x``.
 
     Raises:
+      TypeError: if ``data`` is not of real numbers.
       ValueError: if ``data`` has no examples.
 
     Example:
@@ -266,12 +346,19 @@ def mean_of(data: Tree) -> Baseline:
                 "mean_of: data must have an axis of examples, of at least one, in front of every "
                 f"leaf; got shape {examples.shape}."
             )
-        is_float = jnp.issubdtype(examples.dtype, jnp.floating)
+        is_float = is_kind(examples, jnp.floating)
         dtype = sum_dtype(examples.dtype) if is_float else jnp.result_type(float)
         return jnp.mean(examples, axis=0, dtype=dtype)
 
-    value = jax.tree.map(mean, data)
+    value = jax.tree.map(mean, as_reals("mean_of: data", jax.tree.map(_counted, data)))
     return lambda x: matching(value, floats_of(x), "mean_of: the mean of data")
+
+
+def _counted(leaf: Any) -> Any:
+    """Returns a leaf of which there can be a mean: a key has none."""
+    if is_kind(leaf, jax.dtypes.prng_key):
+        return None
+    return leaf.astype(np.uint8) if is_kind(leaf, np.bool_) and hasattr(leaf, "astype") else leaf
 
 
 def farthest(low: Tree, high: Tree) -> Baseline:
@@ -287,6 +374,10 @@ def farthest(low: Tree, high: Tree) -> Baseline:
     Returns:
       A function of ``x`` that makes the baseline.
 
+    Raises:
+      TypeError: if a bound is not of real numbers.
+      ValueError: if ``low`` is above ``high``.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from igjax import baselines
@@ -295,6 +386,7 @@ def farthest(low: Tree, high: Tree) -> Baseline:
 
     Source: Sturmfels, Lundberg & Lee 2020, Distill.
     """
+    low, high = _box("farthest", low, high)
 
     def baseline(x: Tree) -> Tree:
         x = floats_of(x)
@@ -338,8 +430,11 @@ def max_entropy(
       A function of ``x`` that makes the baseline.
 
     Raises:
-      ValueError: if ``steps < 0``; when the baseline is made, if ``predict`` returns a scalar or
-        ``start`` is not like the input.
+      TypeError: if ``predict`` is no function, ``optimizer`` none of Optax, ``steps`` no integer,
+        or a bound not of real numbers; when the baseline is made, if ``predict`` returns no array
+        of floats.
+      ValueError: if ``steps < 0`` or ``low`` is above ``high``; when the baseline is made, if
+        ``predict`` returns a scalar or ``start`` is not like the input.
 
     Example:
       >>> import jax
@@ -354,11 +449,19 @@ def max_entropy(
     """
     import optax  # Optax's import costs more time than the whole of igjax
 
+    check_function("max_entropy", predict, "predict")
     chosen = optax.adam(0.05) if optimizer is None else optimizer
+    if not (hasattr(chosen, "init") and hasattr(chosen, "update")):
+        raise TypeError(f"max_entropy: optimizer must be one of Optax; got {optimizer!r}.")
+    low, high = _box("max_entropy", low, high)
     steps = check_count("max_entropy: steps", steps, least=0)
 
     def negative_entropy(x: Tree) -> jax.Array:
         logits = predict(x)
+        if not is_kind(logits, jnp.floating):
+            raise TypeError(
+                f"max_entropy: predict must return logits, an array of floats; got {logits!r}."
+            )
         if jnp.ndim(logits) == 0:
             raise ValueError(
                 "max_entropy: predict must return logits of shape (..., classes); got a scalar. "
@@ -367,8 +470,9 @@ def max_entropy(
         log_p = jax.nn.log_softmax(logits.astype(sum_dtype(logits.dtype)))
         return jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
-    def baseline(whole: Tree) -> Tree:
-        x = floats_of(whole)
+    def baseline(x: Tree) -> Tree:
+        whole = as_attributed(x, "x")
+        x = floats(whole)
         floor, ceiling = (as_sums(_spread(bound, x)) for bound in (low, high))
 
         def in_own_dtypes(point: Tree) -> Tree:

@@ -19,8 +19,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igjax._blur import gaussian_blur
-from igjax._inputs import as_attributed, matching, resolve_baseline
+from igjax._blur import check_axes, gaussian_blur
+from igjax._inputs import (
+    as_attributed,
+    as_real,
+    as_reals,
+    check_function,
+    check_number,
+    matching,
+    resolve_baseline,
+)
 from igjax._precision import cast, tree_dtype
 from igjax._trees import Tree, floats, same_structure, thinned
 
@@ -36,6 +44,15 @@ __all__ = [
 ]
 
 Path = Callable[[Tree, Tree, jax.Array], Tree]
+
+
+def check_path(path: Path) -> None:
+    """Raises TypeError unless ``path`` can be called."""
+    if not callable(path):
+        raise TypeError(
+            "path must be a function (baseline, x, alpha) -> point, such as "
+            f"igjax.paths.straight_line; got {path!r}."
+        )
 
 
 def straight_line(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
@@ -75,7 +92,8 @@ def polyline(points: Tree) -> Path:
       A path.
 
     Raises:
-      ValueError: when the path is followed, if ``points`` does not match the input.
+      TypeError: if ``points`` are not of real numbers.
+      ValueError: if there are none; when the path is followed, if they do not match the input.
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,6 +102,7 @@ def polyline(points: Tree) -> Path:
       >>> path(jnp.array([0.0, 0.0]), jnp.array([1.0, 1.0]), 0.75)
       Array([0.5, 1. ], dtype=float32)
     """
+    points = as_reals("polyline: points", points)
 
     def path(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
         corners = thinned(points, x)
@@ -137,6 +156,11 @@ def blur(max_sigma: float, axes: Sequence[int] = (0, 1)) -> Path:
     Returns:
       A path. It looks at the baseline's structure only: its start follows from ``x``.
 
+    Raises:
+      TypeError: if ``max_sigma`` is no number, or an axis no integer.
+      ValueError: if ``max_sigma`` is negative or not finite; when the path is followed, if the
+        picture has no such axes.
+
     Example:
       >>> import jax.numpy as jnp
       >>> import igjax
@@ -149,7 +173,8 @@ def blur(max_sigma: float, axes: Sequence[int] = (0, 1)) -> Path:
     Source: Xu, Venugopalan & Sundararajan 2020, "Attribution in Scale and Space", arXiv 2004.03383,
     eq. 3; the blur is computed by the cosine transform, which continues the picture by reflection.
     """
-    axes = tuple(axes)
+    check_number("blur: max_sigma", max_sigma)
+    axes = check_axes("blur: axes", axes)
 
     def path(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
         del baseline
@@ -173,6 +198,9 @@ def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Pa
     Returns:
       A path.
 
+    Raises:
+      TypeError: if one is no function.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from igjax import paths
@@ -182,6 +210,8 @@ def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Pa
 
     Source: Jha et al. 2020, "Enhanced Integrated Gradients", Genome Biology 21:149.
     """
+    check_function("latent", encode, "encode")
+    check_function("latent", decode, "decode")
 
     def path(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
         return decode(straight_line(encode(baseline), encode(x), alpha))
@@ -201,6 +231,9 @@ def reparametrize(path: Path, schedule: Callable[[jax.Array], jax.Array]) -> Pat
     Returns:
       A path.
 
+    Raises:
+      TypeError: if one is no function; when the path is followed, if ``schedule`` makes no number.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from igjax import paths
@@ -208,9 +241,13 @@ def reparametrize(path: Path, schedule: Callable[[jax.Array], jax.Array]) -> Pat
       >>> slow_start(jnp.array(0.0), jnp.array(1.0), 0.5)
       Array(0.25, dtype=float32, weak_type=True)
     """
+    check_path(path)
+    check_function("reparametrize", schedule, "schedule")
 
     def reparametrized(baseline: Tree, x: Tree, alpha: jax.Array) -> Tree:
-        return path(baseline, x, schedule(alpha))
+        at = schedule(alpha)
+        as_real("reparametrize: what schedule returns", at)
+        return path(baseline, x, at)
 
     return reparametrized
 
@@ -245,7 +282,9 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
       A ``PathCheck``. Can be called under ``jit`` and ``vmap``.
 
     Raises:
-      ValueError: if the path's points have another structure or other shapes than ``x``.
+      TypeError: if ``path`` is no function, or ``rtol`` no number.
+      ValueError: if the path's points have another structure or other shapes than ``x``, or
+        ``rtol`` is negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -256,6 +295,8 @@ def check(path: Path, baseline: Tree, x: Tree, rtol: float = 1e-3) -> PathCheck:
       >>> bool(check.ok), round(float(check.start_gap), 3)  # a blurred picture is not black
       (False, 1.0)
     """
+    check_path(path)
+    check_number("check: rtol", rtol)
     whole = as_attributed(x, "x")
     x, baseline = floats(whole), floats(resolve_baseline(baseline, whole))
     dtype = tree_dtype(x)

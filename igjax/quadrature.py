@@ -21,11 +21,10 @@ rule                      nodes                        exact up to degree    emb
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from igjax._inputs import check_count
+from igjax._inputs import as_real, check_count, check_number, is_known
 from igjax._quadrature import gauss
 from igjax._quadrature import gregory as _gregory
 from igjax._quadrature.gauss import Floats
@@ -90,8 +89,8 @@ def check_rule(rule: Rule) -> Rule:
 
     Raises:
       TypeError: if ``rule`` is not made of two or three arrays.
-      ValueError: if shapes differ, nodes are not in [0, 1] or not sorted, or weights do not sum
-        to 1.
+      ValueError: if shapes differ, nodes are not in [0, 1] or not sorted, weights do not sum to 1,
+        or the embedded ones are the same.
     """
     if isinstance(rule, Tolerance):
         raise TypeError(f"a fixed rule is needed here, such as gregory(64); got {rule!r}.")
@@ -100,7 +99,8 @@ def check_rule(rule: Rule) -> Rule:
             "rule must be an igjax.quadrature.Rule, such as igjax.quadrature.gregory(64) or "
             f"Rule(nodes, weights); got {rule!r}."
         )
-    rule = Rule(*(None if array is None else _as_float64(array) for array in rule))
+    named = zip(Rule._fields, rule, strict=False)
+    rule = Rule(*(None if array is None else _as_float64(f"rule.{n}", array) for n, array in named))
     if rule.nodes is None or rule.weights is None:
         raise ValueError(
             "rule has no weights: give Rule(nodes, weights), or one of igjax.quadrature, such as "
@@ -123,16 +123,17 @@ def check_rule(rule: Rule) -> Rule:
                 f"rule.{name} must sum to 1, for the integral of 1 over [0, 1] is 1; they sum to "
                 f"{weights.sum():.9g}. Divide by the sum if the rule is meant for another interval."
             )
+    if isinstance(rule.weights, np.ndarray) and np.array_equal(rule.weights, rule.embedded_weights):
+        raise ValueError(
+            "rule.embedded_weights must be those of a coarser rule, whose difference tells the "
+            "error; got the weights themselves. Leave them out if there is none."
+        )
     return rule
 
 
-def _as_float64(array: ArrayLike) -> Any:
-    if isinstance(array, jax.core.Tracer):
-        return array
-    try:
-        return np.asarray(array, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"rule must hold arrays of numbers; got {array!r}.") from error
+def _as_float64(name: str, array: ArrayLike) -> Any:
+    array = as_real(name, array)
+    return np.asarray(array, np.float64) if is_known(array) else array
 
 
 def _check_nodes(nodes: Floats) -> None:
@@ -483,7 +484,7 @@ def composite(rule: Rule, panels: int) -> Rule:
 
 
 class Tolerance(NamedTuple):
-    """How good an answer has to be, and how much it may cost: made by ``to_tolerance``.
+    """How good an answer has to be, and how much it may cost: see ``to_tolerance``, which makes it.
 
     Attributes:
       rtol: the L1 error of the attributions allowed, relative to their L1 norm.
@@ -540,7 +541,8 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 594) -> Tol
       A ``Tolerance``, to be passed as ``rule=`` wherever a ``Rule`` is.
 
     Raises:
-      ValueError: if a tolerance is negative or NaN, both are 0, or ``max_evals < 18``.
+      ValueError: if a tolerance is negative, infinite or NaN, both are 0, or ``max_evals`` is less
+        than 18 or no int32.
       TypeError: if a tolerance is no real number.
 
     Example:
@@ -554,17 +556,20 @@ def to_tolerance(rtol: Any = 1e-2, atol: Any = 0.0, max_evals: int = 594) -> Tol
       >>> int(report.num_evals), bool(report.converged), bool(report.error <= 1e-3)
       (34, True, True)
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not isinstance(value, jax.core.Tracer):
-            _check_tolerance(name, value)
-    if not any(isinstance(value, jax.core.Tracer) for value in (rtol, atol)) and rtol == atol == 0:
+    return check_tolerance(Tolerance(rtol, atol, max_evals))
+
+
+def check_tolerance(tolerance: Tolerance) -> Tolerance:
+    """Returns ``tolerance``, as far as it is known, or says what is wrong with it.
+
+    Raises:
+      TypeError: if it is not of numbers.
+      ValueError: if one is out of range; see ``to_tolerance``.
+    """
+    rtol, atol, max_evals = tolerance
+    check_number("rtol", rtol)
+    check_number("atol", atol)
+    if is_known(rtol) and is_known(atol) and rtol == atol == 0:
         raise ValueError("to_tolerance: rtol or atol must be above 0; both are 0.")
-    return Tolerance(rtol, atol, check_count("to_tolerance: max_evals", max_evals, least=18))
-
-
-def _check_tolerance(name: str, value: Any) -> None:
-    number = np.asarray(value)
-    if number.ndim or number.dtype.kind not in "iuf":
-        raise TypeError(f"to_tolerance: {name} must be a number, such as 0.01; got {value!r}.")
-    if not number >= 0:
-        raise ValueError(f"to_tolerance: {name} must be at least 0; got {value}.")
+    most = int(np.iinfo(np.int32).max)
+    return Tolerance(rtol, atol, check_count("max_evals", max_evals, least=18, most=most))

@@ -219,8 +219,8 @@ def test_the_leaf_that_a_value_does_not_broadcast_to_is_named():
 
 @pytest.mark.parametrize(
     "value",
-    [{"a": 0.0}, {"a": 0.0, "c": 0.0}, [0.0, 1.0], None],
-    ids=["less", "other", "list", "none"],
+    [{"a": 0.0}, {"a": 0.0, "c": 0.0}, [0.0, 1.0]],
+    ids=["less", "other", "list"],
 )
 @pytest.mark.parametrize("taker", takers_of_constants(0.0))
 def test_values_of_another_structure(taker, value):
@@ -567,3 +567,158 @@ def test_max_entropy_without_optax(monkeypatch):
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(ImportError, match="optax"):
         baselines.max_entropy(lambda x: x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_max_entropy_in_half_precision(dtype):
+    """Where a gradient is 0, Adam divides by its eps alone, which is 0 in float16."""
+    predict = lambda x: jnp.stack([x[0], 2 * x[0] - 1]).astype(dtype)
+    search = baselines.max_entropy(predict, start=lambda x: x, steps=100)
+    x = jnp.array([2.0, 3.0], dtype)  # the model ignores the second
+    found = jax.jit(search)(x)
+    assert found.dtype == dtype
+    assert abs(found[0] - 1) < 0.05
+    assert found[1] == 3
+
+
+# Bad values, refused when a baseline is made
+
+
+OF_ONE_VALUE = {
+    "constant: value": baselines.constant,
+    "embedding: value": baselines.embedding,
+    "mean_of: data": baselines.mean_of,
+    "farthest: low": lambda low: baselines.farthest(low, 1.0),
+    "farthest: high": lambda high: baselines.farthest(0.0, high),
+    "uniform: low": lambda low: baselines.uniform(KEY, low),
+    "uniform: high": lambda high: baselines.uniform(KEY, 0.0, high),
+    "gaussian: sigma": lambda sigma: baselines.gaussian(KEY, sigma),
+    "max_entropy: low": lambda low: baselines.max_entropy(lambda x: x, low=low),
+    "max_entropy: high": lambda high: baselines.max_entropy(lambda x: x, high=high),
+    "blurred: sigma": baselines.blurred,
+}
+NO_REAL_NUMBERS = {
+    "text": "a",
+    "bytes": b"a",
+    "complex": 1 + 2j,
+    "complex array": jnp.array(1 + 2j),
+    "date": np.datetime64("2020-01-01"),
+    "span": np.timedelta64(3),
+    "object": object(),
+    "function": baselines.zeros,
+    "key": KEY,
+}
+
+
+@pytest.mark.parametrize("value", NO_REAL_NUMBERS)
+@pytest.mark.parametrize("name", OF_ONE_VALUE)
+def test_what_is_no_real_number_is_refused(name, value):
+    allowed = name == "mean_of: data" and value == "key"  # a key may stand beside data
+    message = "must have a number" if allowed else "must be a number or an array of real numbers"
+    with pytest.raises(ValueError if allowed else TypeError, match=f"{name} {message}"):
+        OF_ONE_VALUE[name](NO_REAL_NUMBERS[value])
+
+
+@pytest.mark.parametrize("name", OF_ONE_VALUE)
+def test_masked_elements_and_nothing_are_refused(name):
+    with pytest.raises(TypeError, match=f"{name} has masked elements"):
+        OF_ONE_VALUE[name](np.ma.masked_array([1.0, 2.0], mask=[False, True]))
+    with pytest.raises((TypeError, ValueError), match=f"{name} must"):
+        OF_ONE_VALUE[name](None)
+
+
+@pytest.mark.parametrize("name", set(OF_ONE_VALUE) - {"mean_of: data"})
+def test_a_bool_is_no_number(name):
+    with pytest.raises(TypeError, match=f"{name} must be a number or an array of real numbers"):
+        OF_ONE_VALUE[name](True)
+
+
+def test_a_mask_that_masks_nothing_is_no_mask():
+    value = np.ma.masked_array([1.0, 2.0])
+    np.testing.assert_array_equal(baselines.constant(value)(jnp.ones(2)), [1.0, 2.0])
+
+
+def test_mean_of_bools_is_their_share():
+    np.testing.assert_array_equal(
+        baselines.mean_of(np.array([[True, False], [True, True]]))(jnp.ones(2)), [1.0, 0.5]
+    )
+
+
+BAD_BASELINES = {
+    "no key": (lambda: baselines.uniform(0), TypeError, "uniform: key must be one random key"),
+    "many keys": (
+        lambda: baselines.gaussian(jax.random.split(KEY), 1.0),
+        TypeError,
+        "gaussian: key must be one random key",
+    ),
+    "text as key": (lambda: baselines.uniform("a"), TypeError, "key must be one random key"),
+    "empty box": (
+        lambda: baselines.uniform(KEY, 1.0, 0.0),
+        ValueError,
+        "uniform: low must be at most high, everywhere; got 1.0 and 0.0",
+    ),
+    "partly empty box": (
+        lambda: baselines.farthest({"a": np.array([0.0, 2.0]), "b": 0.0}, 1.0),
+        ValueError,
+        "farthest: low must be at most high",
+    ),
+    "NaN in a box": (
+        lambda: baselines.max_entropy(lambda x: x, low=jnp.nan),
+        ValueError,
+        "max_entropy: low must be at most high",
+    ),
+    "box of no shape": (
+        lambda: baselines.farthest(np.zeros(2), np.ones(3)),
+        ValueError,
+        "farthest: low must be at most high",
+    ),
+    "negative noise": (
+        lambda: baselines.gaussian(KEY, {"a": -1.0}),
+        ValueError,
+        "gaussian: sigma must be at least 0",
+    ),
+    "negative blur": (lambda: baselines.blurred(-1), ValueError, "sigma must be at least 0"),
+    "blur of NaN": (lambda: baselines.blurred(jnp.nan), ValueError, "sigma must be at least 0"),
+    "axes": (lambda: baselines.blurred(1.0, "a"), TypeError, "blurred: axes must be integers"),
+    "no predict": (
+        lambda: baselines.max_entropy(3),
+        TypeError,
+        "max_entropy takes a function for predict; got 3",
+    ),
+    "no optimizer": (
+        lambda: baselines.max_entropy(lambda x: x, optimizer=3),
+        TypeError,
+        "max_entropy: optimizer must be one of Optax; got 3",
+    ),
+    "no logits": (
+        lambda: baselines.max_entropy(lambda x: None)(jnp.ones(2)),
+        TypeError,
+        "max_entropy: predict must return logits, an array of floats; got None",
+    ),
+    "bool for a leaf": (
+        lambda: baselines.constant({"a": True})({"a": 1.0}),
+        TypeError,
+        "baseline must be a number or an array of real numbers; got True",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BASELINES)
+def test_bad_values_are_refused_when_a_baseline_is_made(case):
+    make, error, message = BAD_BASELINES[case]
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_values_of_baselines_may_be_traced():
+    def make(key, low, high, x):
+        return (
+            baselines.uniform(key, low, high)(x),
+            baselines.gaussian(key, low)(x),
+            baselines.farthest(low, high)(x),
+            baselines.blurred(low, (0,))(x),
+        )
+
+    args = KEY, jnp.float32(2.0), jnp.float32(1.0), jnp.ones(3)
+    assert jax.tree.leaves(jax.eval_shape(make, *args))[0].shape == (3,)
+    assert jax.eval_shape(make, jax.random.PRNGKey(0), *args[1:])[1].shape == (3,)

@@ -59,3 +59,9 @@ def test_what_is_made_must_be_a_pair():
         igjax.from_arguments(3)
     with pytest.raises(TypeError, match="function that returns a pair"):
         igjax.from_arguments(lambda x: igjax.integrated_grad(score))(XS[0])
+
+
+def test_the_arguments_must_be_a_tuple():
+    attribute = igjax.from_arguments(lambda x: (igjax.integrated_grad(jnp.sum), x))
+    with pytest.raises(TypeError, match="and the tuple of arguments to call it with; this one"):
+        attribute(jnp.ones(2))

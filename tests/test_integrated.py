@@ -692,7 +692,7 @@ BAD_CALLS = {
         "path's point must be a pytree like the input",
     ),
     "baseline function not called": (
-        lambda: igjax.integrated_grad(jnp.sum, baseline=baselines.blurred)(ones),
+        lambda: igjax.integrated_grad(jnp.sum, baseline=baselines.constant)(ones),
         TypeError,
         "Was it to be called first, as in igjax.baselines.blurred(10.0)?",
     ),
@@ -728,6 +728,11 @@ BAD_CALLS = {
         TypeError,
         'batch_size (None for all nodes, "auto" for what fits) must be an integer; got 2.5.',
     ),
+    "true batch": (
+        lambda: igjax.integrated_grad(jnp.sum, batch_size=True),
+        TypeError,
+        'batch_size (None for all nodes, "auto" for what fits) must be an integer; got True.',
+    ),
     "no function": (
         lambda: igjax.integrated_grad(3.0),
         TypeError,
@@ -754,6 +759,30 @@ BAD_CALLS = {
         TypeError,
         "argnums must be an integer or several; got 'x'",
     ),
+    "true argnums": (
+        lambda: igjax.integrated_grad(jnp.dot, argnums=True)(ones, ones),
+        TypeError,
+        "argnums must be an integer or several; got True",
+    ),
+    "masked argument": (
+        lambda: igjax.integrated_grad(jnp.sum)(np.ma.masked_array(ones, mask=[0, 0, 1])),
+        TypeError,
+        "argument 0 has masked elements: say what they are, by .filled(number).",
+    ),
+    "masked integers beside floats": (
+        lambda: igjax.integrated_grad(lambda x: x["a"])(
+            {"a": 1.0, "n": np.ma.masked_array([1, 2], mask=[0, 1])}
+        ),
+        TypeError,
+        "argument 0['n'] has masked elements",
+    ),
+    "masked baseline": (
+        lambda: igjax.integrated_grad(jnp.sum, baseline=np.ma.masked_array(ones, mask=[0, 0, 1]))(
+            ones
+        ),
+        TypeError,
+        "baseline has masked elements",
+    ),
     "aux without a pair": (
         lambda: igjax.integrated_grad(jnp.sum, has_aux=True)(ones),
         TypeError,
@@ -767,6 +796,15 @@ def test_bad_input_is_named(name):
     call, error, message = BAD_CALLS[name]
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("flag", ["has_aux", "multiply_by_inputs", "has_report", "affine_prefix"])
+def test_a_flag_is_true_or_false(flag):
+    for method in (igjax.integrated_grad, igjax.integrated_jacobian):
+        for value in ("no", None, 0, jnp.zeros(())):
+            with pytest.raises(TypeError, match=f"{flag} must be True or False; got"):
+                method(jnp.sum, **{flag: value})
+        assert callable(method(jnp.sum, **{flag: np.False_}))
 
 
 def test_bad_input_is_named_at_trace_time():

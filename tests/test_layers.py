@@ -1,5 +1,7 @@
 """Any method at a layer, a neuron, an embedding: igjax's and one's own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,6 +220,28 @@ def test_all_outputs_of_a_model_of_tokens():
     assert igjax.at_tokens(igjax.integrated_grad, "emb", per_token=False)(
         lambda ids: text(ids)[0], baseline=0, rule=RULE
     )(ids).shape == (3, 4)
+
+
+@pytest.mark.parametrize("given", ["text", None, object()])
+def test_a_layer_of_no_array_is_refused(given):
+    for call in (
+        igjax.layer_gradient_x_activation(score, "hidden"),
+        igjax.grad_cam(score, "hidden"),
+        igjax.split_at(score, "hidden")[0],
+        functools.partial(igjax.layer_names, score),
+    ):
+        with pytest.raises(TypeError, match="must be called with an array among its arguments"):
+            call(given)
+
+
+@pytest.mark.parametrize("made", [3, None])
+def test_a_method_that_makes_no_function_is_refused(made):
+    with pytest.raises(TypeError, match="at_layer takes a method that returns a function"):
+        igjax.at_layer(lambda f: made, "hidden")(score)
+    with pytest.raises(TypeError, match="at_neuron takes a method that returns a function"):
+        igjax.at_neuron(lambda f: made, "hidden", 0)(score)
+    with pytest.raises(TypeError, match="at_tokens takes a method that returns a function"):
+        igjax.at_tokens(lambda f, **_: made, "hidden")(score, baseline=0)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_attributions_are_differentiable_in_the_waypoints():
 
 
 @pytest.mark.parametrize(
-    "points", [np.ones((1, 2)), {"a": np.ones((1, 2))}, None], ids=["array", "a_leaf_less", "none"]
+    "points", [np.ones((1, 2)), {"a": np.ones((1, 2))}], ids=["array", "a_leaf_less"]
 )
 def test_polyline_through_points_of_another_structure(points):
     x = {"a": jnp.ones(2), "b": jnp.ones((2, 3))}
@@ -628,3 +628,73 @@ def test_check_of_a_tree_of_several_dtypes():
         result = paths.check(paths.straight_line, baselines.zeros, x)
         assert bool(result.ok)
         assert result.end_gap.dtype == jnp.float64
+
+
+ONE = {"a": jnp.ones(2)}
+BAD_PARTS = {
+    "no points": (lambda: paths.polyline(None), ValueError, "polyline: points must have a number"),
+    "text": (lambda: paths.polyline({"a": "x"}), TypeError, r"polyline: points\['a'\] must be"),
+    "complex": (
+        lambda: paths.polyline(1j * np.ones((1, 2))),
+        TypeError,
+        "polyline: points must be",
+    ),
+    "masked": (
+        lambda: paths.polyline(np.ma.masked_array([[1.0, 2.0]], mask=[[0, 1]])),
+        TypeError,
+        "polyline: points has masked elements",
+    ),
+    "text for a width": (lambda: paths.blur("1"), TypeError, "blur: max_sigma must be a number"),
+    "two widths": (lambda: paths.blur(np.ones(2)), TypeError, "blur: max_sigma must be a number"),
+    "negative width": (lambda: paths.blur(-1.0), ValueError, "max_sigma must be at least 0"),
+    "infinite width": (lambda: paths.blur(jnp.inf), ValueError, "must be at least 0 and finite"),
+    "one axis": (lambda: paths.blur(1.0, 5), TypeError, r"blur: axes must be integers.* got 5"),
+    "half an axis": (lambda: paths.blur(1.0, (0.5,)), TypeError, "blur: axes must be integers"),
+    "no encoder": (
+        lambda: paths.latent(3, jnp.exp),
+        TypeError,
+        "latent takes a function for encode",
+    ),
+    "no decoder": (
+        lambda: paths.latent(jnp.exp, 3),
+        TypeError,
+        "latent takes a function for decode",
+    ),
+    "no path": (lambda: paths.reparametrize(3, jnp.sin), TypeError, "path must be a function"),
+    "no schedule": (
+        lambda: paths.reparametrize(paths.straight_line, 4),
+        TypeError,
+        "reparametrize takes a function for schedule; got 4",
+    ),
+    "schedule of nothing": (
+        lambda: paths.reparametrize(paths.straight_line, lambda alpha: None)(ONE, ONE, 0.5),
+        TypeError,
+        "reparametrize: what schedule returns must be a number",
+    ),
+    "no path to check": (lambda: paths.check(3, ONE, ONE), TypeError, "path must be a function"),
+    "no rtol": (
+        lambda: paths.check(paths.straight_line, ONE, ONE, rtol="a"),
+        TypeError,
+        "check: rtol must be a number",
+    ),
+    "negative rtol": (
+        lambda: paths.check(paths.straight_line, ONE, ONE, rtol=-1),
+        ValueError,
+        "check: rtol must be at least 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_bad_parts_of_paths_are_refused(case):
+    make, error, message = BAD_PARTS[case]
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_a_picture_without_places_has_a_blur(shape):
+    axes = tuple(range(len(shape)))
+    x = jnp.ones(shape)
+    assert paths.blur(1.0, axes)(x, x, 0.5).shape == shape
+    assert baselines.blurred(1.0, axes)(x).shape == shape

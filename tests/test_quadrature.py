@@ -598,7 +598,7 @@ def test_too_few_nodes(name):
             rule(n)
 
 
-@pytest.mark.parametrize("n", [2.5, 3.0, "3", None, np.float32(3.0), [3]])
+@pytest.mark.parametrize("n", [2.5, 3.0, "3", None, np.float32(3.0), [3], True, np.True_])
 @pytest.mark.parametrize("name", LEAST)
 def test_a_number_of_nodes_that_is_no_integer(name, n):
     with pytest.raises(TypeError, match=rf"{name}: n must be an integer; got"):
@@ -613,8 +613,45 @@ def test_whatever_counts_as_an_integer_is_a_number_of_nodes(three):
         )
 
 
-def test_true_is_one():
-    np.testing.assert_array_equal(quadrature.sine(True).nodes, [0.5])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ([True], [1.0]),
+        (["0.5"], ["1"]),
+        (np.array([0.5], object), [1.0]),
+        ([0.5], np.array([1], "m8[D]")),
+        (np.array([0], "M8[D]"), [1.0]),
+        ([0.5 + 1j], [1.0]),
+        ({0.5}, {1.0}),
+        ([[0.5], [0.5, 0.5]], [1.0]),
+    ],
+    ids=["bool", "text", "object", "span", "date", "complex", "set", "ragged"],
+)
+def test_what_is_no_array_of_real_numbers_is_no_rule(rule):
+    with pytest.raises(TypeError, match=r"rule\.\w+ must be a number or an array of real numbers"):
+        quadrature.check_rule(Rule(*rule))
+    with pytest.raises(TypeError, match=r"rule\.\w+ must be a number or an array of real numbers"):
+        quadrature.composite(Rule(*rule), 2)
+
+
+def test_a_mask_is_not_lost():
+    nodes = np.ma.masked_array([0.1, 0.5], mask=[False, True])
+    with pytest.raises(TypeError, match=r"rule\.nodes has masked elements"):
+        quadrature.check_rule(Rule(nodes, [0.5, 0.5]))
+    rule = quadrature.check_rule(Rule(np.ma.masked_array([0.1, 0.5]), [0.5, 0.5]))
+    np.testing.assert_array_equal(rule.nodes, [0.1, 0.5])
+
+
+def test_a_rule_that_embeds_itself_would_know_of_no_error():
+    weights = np.array([0.5, 0.5])
+    with pytest.raises(ValueError, match=r"rule\.embedded_weights must be those of a coarser rule"):
+        quadrature.check_rule(Rule([0.2, 0.8], weights, weights.copy()))
+
+
+def test_weights_may_be_negative():
+    """As those of Newton and Cotes are, and of Gregory's own rule at four nodes."""
+    rule = quadrature.check_rule(Rule([0.0, 0.5, 1.0], [-0.5, 2.0, -0.5]))
+    np.testing.assert_array_equal(rule.weights, [-0.5, 2.0, -0.5])
 
 
 @pytest.mark.parametrize("n", [4, 16, 100])
@@ -633,7 +670,7 @@ def test_composite_of_a_traced_rule_is_refused():
 
 
 def test_arrays_that_are_no_numbers_are_refused():
-    with pytest.raises(TypeError, match="rule must hold arrays of numbers; got 'a'"):
+    with pytest.raises(TypeError, match=r"rule\.nodes must be .* real numbers; got 'a'"):
         quadrature.check_rule(("a", "b"))
 
 

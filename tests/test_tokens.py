@@ -320,3 +320,8 @@ def test_ids_of_few_bits():
     for settings in ({"baseline": 300}, {"baseline": -1}, {"baseline": 0, "special": [300]}):
         with pytest.raises(ValueError, match=r"must fit the ids, which are uint8: 0 to 255"):
             igjax.token_integrated_grad(score, "embedding", **settings)(ids, 1)
+
+
+def test_per_token_is_true_or_false():
+    with pytest.raises(TypeError, match="per_token must be True or False; got 'no'"):
+        igjax.token_integrated_grad(jnp.sum, "e", baseline=0, per_token="no")

@@ -12,7 +12,7 @@ from igjax import baselines, paths, quadrature
 from igjax._engine import adaptive, fixed
 from igjax._engine.contributions import Contribution, multiplied, unmultiplied
 from igjax._engine.integration import Planner
-from igjax._inputs import check_count
+from igjax._inputs import check_count, check_flag
 from igjax._padding import check_blind_to_padding
 from igjax._trees import Tree
 
@@ -88,11 +88,11 @@ def checked(
       TypeError: if one is not what it has to be.
       ValueError: if one is out of range.
     """
-    if not callable(path):
-        raise TypeError(
-            "path must be a function (baseline, x, alpha) -> point, such as "
-            f"igjax.paths.straight_line; got {path!r}."
-        )
+    paths.check_path(path)
+    check_flag("has_aux", has_aux)
+    check_flag("multiply_by_inputs", multiply_by_inputs)
+    check_flag("has_report", has_report)
+    check_flag("affine_prefix", affine_prefix)
     if batch_size is not None and batch_size != "auto":
         what = 'batch_size (None for all nodes, "auto" for what fits)'
         batch_size = check_count(what, batch_size, least=1)
@@ -127,7 +127,7 @@ def _blind_to_padding(path: paths.Path) -> paths.Path:
 
 def _planner(rule: Any, *, has_report: bool) -> Planner:
     if isinstance(rule, quadrature.Tolerance):
-        return adaptive.planner(rule)
+        return adaptive.planner(quadrature.check_tolerance(rule))
     return fixed.planner(quadrature.check_rule(rule), has_report=has_report)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
-from igjax._inputs import check_function
+from igjax._inputs import check_function, check_some_array
 from igjax._jaxpr import points, program
 from igjax._jaxpr.dependence import among, spread
 from igjax._jaxpr.points import Name, is_name
@@ -56,7 +56,7 @@ def layer_names(
       {'hidden': ShapeDtypeStruct(shape=(3,), dtype=float32)}
     """
     check_function("layer_names", fun)
-
+    check_some_array("layer_names", args, kwargs)
     arguments = _Arguments.of(args, kwargs)
     closed = arguments.trace(fun).closed
     uses, seen = points.counts(closed), Counter[str]()
@@ -161,6 +161,7 @@ def cut(
       TypeError: as ``split_at`` does.
       ValueError: likewise; when a part is called, if its arguments have another structure.
     """
+    check_some_array("split_at", args, kwargs)
     single, names = is_name(name), _names(name)
     arguments = _Arguments.of(args, kwargs)
     halves = _halves(fun, names, arguments)

@@ -352,11 +352,30 @@ def test_memory_of_the_gradient_is_that_of_a_tile():
         ({"rtol": [0.1, 0.2]}, TypeError, "rtol must be a number"),
         ({"max_evals": 17}, ValueError, "max_evals must be at least 18"),
         ({"max_evals": 63.0}, TypeError, "max_evals must be an integer"),
+        ({"max_evals": True}, TypeError, "max_evals must be an integer"),
+        ({"max_evals": None}, TypeError, "max_evals must be an integer"),
+        ({"max_evals": -5}, ValueError, "max_evals must be at least 18"),
+        ({"max_evals": 2**31}, ValueError, "max_evals must be at most 2147483647"),
+        ({"rtol": float("inf")}, ValueError, "rtol must be at least 0 and finite"),
+        ({"atol": float("nan")}, ValueError, "atol must be at least 0 and finite"),
+        ({"atol": None}, TypeError, "atol must be a number"),
+        ({"rtol": True}, TypeError, "rtol must be a number"),
+        ({"rtol": 1j}, TypeError, "rtol must be a number"),
+        ({"rtol": np.timedelta64(1)}, TypeError, "rtol must be a number"),
     ],
 )
 def test_bad_tolerances(arguments, error, match):
     with pytest.raises(error, match=match):
         to_tolerance(**arguments)
+    by_hand = quadrature.Tolerance(**{"rtol": 0.01, "atol": 0.0, "max_evals": 594} | arguments)
+    with pytest.raises(error, match=match):
+        igjax.integrated_grad(jnp.sum, rule=by_hand)
+
+
+def test_a_tolerance_made_by_hand_may_be_traced():
+    by_hand = lambda rtol: quadrature.Tolerance(rtol, jnp.float32(0), np.int64(18))
+    attribute = lambda x, rtol: igjax.integrated_grad(jnp.sum, rule=by_hand(rtol))(x)
+    np.testing.assert_allclose(jax.jit(attribute)(jnp.ones(2), 0.1), 1.0, rtol=1e-6)
 
 
 def test_a_tolerance_is_no_part_of_a_composite():
