@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igjax._engine.attribution import Attribution
-from igjax._inputs import check_count, check_function
+from igjax._inputs import check_count, check_flag, check_function
 from igjax._trees import Tree
 from igjax.dataset import _hosts
 from igjax.dataset._check import Check
@@ -21,10 +21,11 @@ from igjax.dataset._method import Method
 from igjax.dataset._opening import opened, reopened
 from igjax.dataset._ragged import Buckets
 from igjax.dataset._run import Run, Summary
-from igjax.dataset._source import as_source
+from igjax.dataset._source import as_source, first_of
 from igjax.dataset._stages import Returned
 from igjax.dataset._tuning import Tuning
 
+_MOST_AT_ONCE = 2**20  # examples of a source whose length nobody knows
 _logger = logging.getLogger("igjax")
 
 
@@ -165,6 +166,10 @@ def run(
     check_function("attribute_dataset", attribution)
     if on_error not in ("record", "raise"):
         raise ValueError(f'on_error must be "record" or "raise"; got {on_error!r}.')
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}.")
+    check_flag("resume", resume)
+    check_flag("progress", progress)
     if batch_size != "auto":
         batch_size = check_count('batch_size (or "auto")', batch_size, least=1)
     examples = as_source(source)
@@ -173,7 +178,9 @@ def run(
             "several processes share the examples of a source by their number: it must have a "
             "length and give any example, as arrays, sequences and Grain's MapDataset do."
         )
-    check = Check(examples.first, buckets, ragged)
+    check = Check(first_of(examples), buckets, ragged)
+    if batch_size != "auto":
+        batch_size = _as_many_as_there_are(batch_size, examples.length)
     compiler = Compiler(_local_mesh() if mesh is None else mesh)
     method = Method(attribution, compiler)
     returned = method.returned(check.like)
@@ -193,6 +200,18 @@ def run(
 
 def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("example",))
+
+
+def _as_many_as_there_are(batch_size: int, length: int | None) -> int:
+    """Returns ``batch_size``, if there are as many examples: places for more would cost memory."""
+    if length is not None:
+        return min(batch_size, length)
+    if batch_size > _MOST_AT_ONCE:
+        raise ValueError(
+            f"batch_size must be at most {_MOST_AT_ONCE} for a source without a length; "
+            f"got {batch_size}."
+        )
+    return batch_size
 
 
 def _doubt(name: str, returned: Returned) -> None:

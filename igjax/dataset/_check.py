@@ -60,12 +60,10 @@ class Check:
 
     Raises:
       TypeError: if ``like`` is not made of arrays, or a bucket is no integer.
-      ValueError: if there is no such example, or no such axis to pad.
+      ValueError: if there is no such axis to pad.
     """
 
-    def __init__(self, like: Rows | None, buckets: Buckets = (), ragged: Any = None):
-        if like is None:
-            raise ValueError("source has no example, or none of the first that can be read.")
+    def __init__(self, like: Rows, buckets: Buckets = (), ragged: Any = None):
         args = _arrays(like.args)
         self._like = jax.tree_util.tree_flatten_with_path(args)
         one = jax.tree.map(lambda leaf: leaf[0], args)
@@ -135,9 +133,16 @@ def _arrays(given: Tree) -> tuple[Tree, ...]:
 
 
 def _of_numbers(path: Any, array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype == object or array.dtype.kind in "USMm":
+    """Returns an array in the dtype that JAX takes it for, in the order of bytes that it has."""
+    dtype = array.dtype.newbyteorder("=")
+    is_number = jnp.issubdtype(dtype, jnp.number) and dtype.kind != "m"
+    if not (is_number or dtype == np.bool_):
         raise TypeError(f"{_name(path)} is no array of numbers: its dtype is {array.dtype}.")
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    if dtype.type in (np.longdouble, np.clongdouble):
+        raise TypeError(
+            f"{_name(path)} has dtype {array.dtype}, which JAX lacks: convert it to a double."
+        )
+    return array.astype(jax.dtypes.canonicalize_dtype(dtype), copy=False)
 
 
 def _name(path: Any) -> str:

@@ -31,14 +31,14 @@ def layout(
       lengths: the names of the arrays for the lengths of an example.
 
     Raises:
+      TypeError: if ``fields`` are no names.
       ValueError: if there is no such field, or none is asked for.
     """
-    if fields is not None:
-        _check_fields(fields, returned)
+    wanted = FIELDS if fields is None else _checked(fields, returned)
     named = {
         name: Field(leaf.shape, _stored(leaf.dtype))
         for name, leaf in _named(returned)
-        if fields is None or field_of(name) in fields
+        if field_of(name) in wanted
     }
     return named | {name: Field((), np.dtype(np.int32)) for name in lengths}
 
@@ -48,7 +48,11 @@ def field_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _check_fields(fields: Sequence[str], returned: Returned) -> None:
+def _checked(given: Any, returned: Returned) -> list[str]:
+    """Returns the fields that are asked for."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"fields must be several names, some of {FIELDS}; got {given!r}.")
+    fields = list(given)
     if unknown := [field for field in fields if field not in FIELDS]:
         raise ValueError(f"fields must be some of {FIELDS}; got {unknown[0]!r}.")
     if not fields:
@@ -59,6 +63,7 @@ def _check_fields(fields: Sequence[str], returned: Returned) -> None:
             f"fields asks for {reported[0]!r}, which is part of a Report, and the attribution "
             "returns none. Those of igjax do with has_report=True."
         )
+    return fields
 
 
 def rows(results: Results, layout: Mapping[str, Field]) -> dict[str, NDArray[Any]]:

@@ -114,17 +114,20 @@ def as_ragged(buckets: Buckets, ragged: Any, args: tuple[Tree, ...]) -> Ragged:
       ValueError: if these do not fit together.
     """
     leaves = jax.tree_util.tree_flatten_with_path(args)[0]
-    if not buckets:
+    given = buckets if isinstance(buckets, Mapping) else _listed("buckets", buckets)
+    if not given:
         if ragged is not None:
             raise ValueError("ragged says which axes are padded, and buckets to what: give both.")
         return Ragged({}, ({},) * len(leaves), {})
-    if isinstance(buckets, Mapping):
+    if isinstance(given, Mapping):
         if ragged is None:
             raise ValueError("with buckets by name, ragged has to say which axes have which.")
-        by_name, fields = dict(buckets), {name: f"{LENGTH}.{name}" for name in buckets}
+        by_name, fields = dict(given), {name: f"{LENGTH}.{name}" for name in given}
     else:
-        by_name, fields = {_ALONE: buckets}, {_ALONE: LENGTH}
-        ragged = _ALONE if ragged is None else ragged
+        by_name, fields = {_ALONE: given}, {_ALONE: LENGTH}
+        if ragged is None:
+            _check_equally_long(args)
+            ragged = _ALONE
     sizes = {name: _sizes(name, given) for name, given in by_name.items()}
     specs = _of_leaves(ragged, args)
     axes = tuple(
@@ -136,12 +139,36 @@ def as_ragged(buckets: Buckets, ragged: Any, args: tuple[Tree, ...]) -> Ragged:
     return Ragged(sizes, axes, fields)
 
 
-def _sizes(name: str, given: Sequence[int]) -> tuple[int, ...]:
-    if not name.isidentifier():
+def _listed(what: str, sizes: Any) -> list[Any]:
+    """Returns ``sizes`` as a list. Raises TypeError if they are none."""
+    message = f"{what} must be sizes, such as (8, 16); got {sizes!r}."
+    if isinstance(sizes, str | bytes | Mapping):
+        raise TypeError(message)
+    try:
+        return list(sizes)
+    except TypeError:
+        raise TypeError(message) from None
+
+
+def _sizes(name: Any, given: Any) -> tuple[int, ...]:
+    if not (isinstance(name, str) and name.isidentifier()):
         raise ValueError(f"a length must have a name that a keyword can have; got {name!r}.")
-    if not given:
+    sizes = _listed(f"buckets of {name!r}", given)
+    if not sizes:
         raise ValueError(f"buckets of {name!r} must name at least one size.")
-    return tuple(sorted(check_count("a bucket", size, least=1) for size in given))
+    return tuple(sorted(check_count("a bucket", size, least=1) for size in sizes))
+
+
+def _check_equally_long(args: tuple[Tree, ...]) -> None:
+    """Raises ValueError unless all arrays of the first argument have a length, and the same."""
+    leaves = jax.tree_util.tree_flatten_with_path(args[0])[0]
+    shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    if len({shape[:1] for shape in shapes.values()}) > 1:
+        raise ValueError(
+            "buckets without ragged are for the first axis of all arrays of the first argument, "
+            f"and these are not equally long: their shapes are {shapes}. Say which are padded: "
+            f'ragged like the arguments, with "{_ALONE}" for those arrays and None for the others.'
+        )
 
 
 def _of_leaves(ragged: Any, args: tuple[Tree, ...]) -> list[str]:

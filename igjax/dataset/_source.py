@@ -3,17 +3,21 @@
 Arrays are read many examples at a time, all else one by one.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from igjax._trees import Tree
 
 _TRIES = 100  # examples looked at for one that can be read
+# One example's trouble is not the others'. So sys.exit in what reads it; Ctrl-C is nobody's.
+_TROUBLE = (Exception, SystemExit, GeneratorExit)
 
 
 class Rows(NamedTuple):
@@ -40,7 +44,7 @@ class Refused(NamedTuple):
 
     number: int
     reason: str
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 Wanted = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # which of these numbers are
@@ -54,12 +58,14 @@ class Source(NamedTuple):
       read: gives those that are wanted, in order, at most so many at a time, and what can't be
         read.
       first: the first that can be read, or None.
+      refused: the first that can't be, of those that were looked at for ``first``.
       arrays: all of it, if it is NumPy arrays; else None.
     """
 
     length: int | None
     read: Callable[[Wanted, int], Iterator[Rows | Refused]]
     first: Rows | None
+    refused: Refused | None = None
     arrays: Tree = None
 
 
@@ -72,19 +78,44 @@ def as_source(source: Any) -> Source:
     """
     if _is_array(source) or isinstance(source, tuple | dict):
         return _of_arrays(source)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return _of_length(len(source), _one_by_one(source.__getitem__))
-    if hasattr(source, "__iter__"):
-        return _of_stream(iter(source))
+    is_class = inspect.isclass(source)
+    if not (is_class or isinstance(source, str | bytes)):
+        if hasattr(source, "keys"):
+            raise TypeError(
+                f"source is a {type(source).__name__}, whose items have keys and not numbers. Give "
+                "arrays with the examples along the first axis, as .to_numpy() makes of a table, "
+                "or a dict of them."
+            )
+        if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+            return _of_length(len(source), _one_by_one(source.__getitem__))
+        if hasattr(source, "__iter__"):
+            return _of_stream(iter(source))
     raise TypeError(
         "source must be arrays (or pytrees of them) with the examples along the first axis, a "
         "sequence of examples, a Grain dataset or an iterator of examples; got "
-        f"{type(source).__name__}."
+        f"{f'the class {source.__name__}' if is_class else type(source).__name__}."
     )
 
 
+def first_of(source: Source) -> Rows:
+    """Returns the first example that can be read.
+
+    Raises:
+      ValueError: if there is none. It says why.
+    """
+    if source.first is not None:
+        return source.first
+    if source.refused is None:
+        raise ValueError("source has no example.")
+    raise ValueError(
+        "source has no example that can be read, as far as the first were looked at. Example "
+        f"{source.refused.number}: {source.refused.reason}"
+    ) from source.refused.error
+
+
 def _is_array(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__"))
+    wanted = ("shape", "dtype", "__getitem__")
+    return not inspect.isclass(value) and all(hasattr(value, name) for name in wanted)
 
 
 def _of_arrays(source: Any) -> Source:
@@ -102,16 +133,23 @@ def _of_arrays(source: Any) -> Source:
         raise ValueError(f"the arrays of source must be equally long; their lengths are {lengths}.")
     if not leaves:
         raise ValueError("source holds no array.")
-    # What is on a device already is fetched once, and not example by example.
-    held = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, source)
+    # What is in memory is looked at once, and fetched from a device, and not example by example.
+    held = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            _as_numpy(leaf, f"source{jax.tree_util.keystr(path)}")
+            if isinstance(leaf, jax.Array | np.ndarray)
+            else leaf
+        ),
+        source,
+    )
     in_memory = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(held))
     (length,) = set(lengths.values())
 
     def take(numbers: NDArray[np.int64]) -> Iterator[Rows | Refused]:
         own = slice(int(numbers[0]), int(numbers[-1]) + 1)
         try:
-            rows = Rows(numbers, jax.tree.map(lambda array: np.asarray(array[own]), held))
-        except Exception as error:  # one example's trouble is not the others'
+            rows = Rows(numbers, jax.tree.map(lambda array: _as_numpy(array[own]), held))
+        except _TROUBLE as error:
             if len(numbers) == 1:
                 yield _refused(int(numbers[0]), error)
             else:
@@ -129,7 +167,7 @@ def _one_by_one(item: Callable[[int], Any]) -> Callable[..., Iterator[Rows | Ref
         for number in numbers.tolist():
             try:
                 row = _row(number, item(number))
-            except Exception as error:  # one example's trouble is not the others'
+            except _TROUBLE as error:
                 yield _refused(number, error)
             else:
                 yield row
@@ -150,7 +188,7 @@ def _of_length(
                 if run.size:
                     yield from take(run)
 
-    return Source(length, read, _first(read(_all, 1)))
+    return Source(length, read, *_first(read(_all, 1)))
 
 
 def _of_stream(iterator: Iterator[Any]) -> Source:
@@ -168,8 +206,7 @@ def _of_stream(iterator: Iterator[Any]) -> Source:
             if wanted(numbers).all():
                 yield item
 
-    first = _first(look())
-    return Source(None, read, first)
+    return Source(None, read, *_first(look()))
 
 
 def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
@@ -181,12 +218,12 @@ def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
         except StopIteration:
             if failed:  # a generator that has raised ends, and not because it is done
                 raise RuntimeError(
-                    f"the source broke off at example {failed[0].number}, and so can't be gone on "
-                    "with: an iterator that is to survive an error has to be a class of its own, "
-                    "or better a sequence."
+                    f"the source broke off at example {failed[0].number} ({failed[0].reason}), and "
+                    "so can't be gone on with: an iterator that is to survive an error has to be a "
+                    "class of its own, or better a sequence."
                 ) from failed[0].error
             return
-        except Exception as error:  # one example's trouble is not the others'
+        except _TROUBLE as error:
             failed.append(_refused(number, error))
             continue
         yield from failed
@@ -195,17 +232,41 @@ def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
 
 
 def _row(number: int, given: Any) -> Rows:
-    return Rows(np.array([number]), jax.tree.map(lambda leaf: np.asarray(leaf)[None], given))
+    return Rows(np.array([number]), jax.tree.map(lambda leaf: _as_numpy(leaf)[None], given))
 
 
-def _refused(number: int, error: Exception) -> Refused:
+def _as_numpy(value: Any, what: str = "it") -> NDArray[Any]:
+    """Returns an array or a number as an array of NumPy's own.
+
+    Raises:
+      TypeError: if it is one of random keys.
+      ValueError: if elements of it are masked.
+    """
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{what} has random keys, which are no numbers. Give jax.random.key_data(keys); "
+            "igjax.from_arguments or the function makes keys of them, by jax.random.wrap_key_data."
+        )
+    if isinstance(value, np.ma.MaskedArray) and np.any(np.ma.flatten_mask(value.mask)):
+        raise ValueError(
+            f"{what} has masked elements, which have no value. Give them one, as .filled(0.0) "
+            "does, or leave such examples out."
+        )
+    return np.asarray(value)
+
+
+def _refused(number: int, error: BaseException) -> Refused:
     return Refused(number, f"{type(error).__name__}: {error}", error)
 
 
-def _first(items: Iterator[Rows | Refused]) -> Rows | None:
-    """Returns the first example of a few that can be read."""
-    few = itertools.islice(items, _TRIES)
-    return next((item for item in few if isinstance(item, Rows)), None)
+def _first(items: Iterator[Rows | Refused]) -> tuple[Rows | None, Refused | None]:
+    """Returns the first example of a few that can be read, and the first before it that can't."""
+    refused: Refused | None = None
+    for item in itertools.islice(items, _TRIES):
+        if isinstance(item, Rows):
+            return item, refused
+        refused = refused or item
+    return None, refused
 
 
 def _all(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:

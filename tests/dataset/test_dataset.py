@@ -2,6 +2,7 @@ import functools
 import itertools
 import logging
 import pathlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -201,6 +202,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "arrays": lambda: (XS, LABELS),
     "arrays of jax": lambda: (jnp.asarray(XS), jnp.asarray(LABELS)),
     "float64": lambda: (XS.astype(np.float64), LABELS.astype(np.int64)),
+    "big-endian, and masked nowhere": lambda: (np.ma.array(XS.astype(">f4")), LABELS.astype(">i4")),
     "list": lambda: [(x, int(label)) for x, label in zip(XS, LABELS, strict=True)],
     "sequence": Sequence,
     "iterator": examples,
@@ -286,9 +288,8 @@ def test_ragged_examples_are_padded(tmp_path: pathlib.Path) -> None:
     def fun(x: jax.Array, weight: jax.Array, mask: jax.Array) -> jax.Array:
         return weight * jnp.sum(jnp.where(mask, jnp.sum(jnp.tanh(x @ W1), axis=1), 0.0)) ** 2
 
-    summary = run(
-        fun, [*ragged, (np.ones((13, 6), np.float32), np.float32(1))], tmp_path, buckets=(4, 8, 12)
-    )
+    too_long = np.ones((13, 6), np.float32), np.float32(1)
+    summary = run(fun, [*ragged, too_long], tmp_path, buckets=np.array([12, 4, 8]))
     assert (summary.done, summary.failed) == (60, 1)
     assert reasons(tmp_path) == {60: "it has length 13, the largest bucket 12."}
     found = read(tmp_path)
@@ -311,18 +312,22 @@ def test_bad_examples_are_recorded_and_the_others_done(
     given[6] = XS[6], "cat"
     given[7] = XS[7].astype(np.int32), LABELS[7]
     given[8] = np.full(6, np.inf, np.float32), LABELS[8]
+    given[9] = np.ma.masked_less(XS[9], 0.0), LABELS[9]
+    given[10] = XS[10], jax.random.key(0)
     summary = run(score, given, tmp_path)
-    assert (summary.examples, summary.done, summary.failed) == (150, 144, 6)
+    assert (summary.examples, summary.done, summary.failed) == (150, 142, 8)
     found, why = read(tmp_path), reasons(tmp_path)
     assert why[3] == why[8] == "argument 0 is not finite."
     assert why[4] == "argument 0 has shape (5,), others have (6,)."
     assert "structure" in why[5]
     assert why[6] == "argument 1 is no array of numbers: its dtype is <U3."
     assert why[7] == "argument 0 has dtype int32, others have float32."
+    assert why[9].startswith("ValueError: it has masked elements, which have no value.")
+    assert why[10].startswith("TypeError: it has random keys, which are no numbers.")
     good = found["status"] == 1
     for field in ("attributions", "value", "num_evals"):
         np.testing.assert_array_equal(found[field][good], attributed[field][good])
-    assert np.isnan(found["attributions"][3:9]).all()
+    assert np.isnan(found["attributions"][3:11]).all()
 
 
 def test_what_is_not_finite(tmp_path: pathlib.Path) -> None:
@@ -375,10 +380,21 @@ def test_what_is_in_memory_is_read_and_checked_together(tmp_path: pathlib.Path) 
 
 
 def test_an_exception_in_the_source(tmp_path: pathlib.Path) -> None:
-    source = Sequence(bad=(0, 9))
-    summary = run(score, source, tmp_path)
-    assert (summary.done, summary.failed) == (148, 2)
-    assert reasons(tmp_path) == {i: f"RuntimeError: no example {i} today" for i in (0, 9)}
+    class Leaving(Sequence):
+        def __getitem__(self, index: int) -> Any:
+            if index == 5:
+                sys.exit("no more")
+            if index == 6:
+                raise GeneratorExit
+            return super().__getitem__(index)
+
+    summary = run(score, Leaving(bad=(0, 9)), tmp_path)
+    assert (summary.done, summary.failed) == (146, 4)
+    assert reasons(tmp_path) == {
+        **{i: f"RuntimeError: no example {i} today" for i in (0, 9)},
+        5: "SystemExit: no more",
+        6: "GeneratorExit: ",
+    }
 
 
 def test_stopping_at_an_error_and_going_on(tmp_path: pathlib.Path) -> None:
@@ -399,7 +415,9 @@ def test_a_generator_that_raises_is_not_at_its_end(tmp_path: pathlib.Path) -> No
         yield from itertools.islice(examples(), 100)
         raise OSError("the disk is gone")
 
-    with pytest.raises(RuntimeError, match="broke off at example 100"):
+    with pytest.raises(
+        RuntimeError, match=r"broke off at example 100 \(OSError: the disk is gone\)"
+    ):
         run(score, broken(), tmp_path)
     status = read(tmp_path)["status"]
     assert np.sum(status == 1) > 30
@@ -534,8 +552,13 @@ def test_zarr_and_xarray_read_it(tmp_path: pathlib.Path) -> None:
 
 
 def test_fields(tmp_path: pathlib.Path) -> None:
-    run(score, (XS, LABELS), tmp_path, fields=("error", "value"))
+    run(score, (XS, LABELS), tmp_path, fields=(name for name in ("error", "value")))
     assert read(tmp_path).keys() == {"error", "value", "status", "failure"}
+
+
+def test_no_more_at_once_than_there_are(tmp_path: pathlib.Path) -> None:
+    assert run(total, XS[:20], tmp_path, batch_size=10**12, rule=gregory(8)).done == 20
+    assert zarr.open_group(tmp_path, mode="r").attrs["batch_size"] == 20
 
 
 def test_batch_size_auto_is_chosen_once(tmp_path: pathlib.Path) -> None:
@@ -722,6 +745,25 @@ def test_a_bar_in_a_terminal(
     assert "150/150" in capsys.readouterr().err
 
 
+class Table:
+    """As a pandas data frame: items have names, and there is a number of rows."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def keys(self) -> list[str]:
+        return ["a", "b"]
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class Lost(Sequence):
+    def __getitem__(self, index: int) -> Any:
+        raise FileNotFoundError(f"/data/{index}.png")
+
+
+FEATURES = [{"x": np.ones((3, 2), np.float32), "static": np.ones(5, np.float32)}]
 BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "function": (TypeError, "takes a function", {"fun": 3}),
     "source": (TypeError, "source must be arrays", {"source": 7}),
@@ -730,8 +772,49 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "lengths": (ValueError, "must be equally long", {"source": (XS, LABELS[:10])}),
     "empty": (ValueError, "source has no example", {"source": []}),
     "no arrays": (ValueError, "holds no array", {"source": ()}),
+    "a class": (TypeError, "source must be arrays.* got the class list", {"source": list}),
+    "a string": (TypeError, "source must be arrays.* got str", {"source": "xs.npy"}),
+    "a table": (TypeError, "source is a Table, whose items have keys", {"source": Table()}),
+    "no file": (
+        ValueError,
+        "no example that can be read, .* Example 0: FileNotFoundError: /data/0.png",
+        {"source": Lost()},
+    ),
+    "masked": (
+        ValueError,
+        r"source\[0\] has masked elements",
+        {"source": (np.ma.masked_less(XS, 0.0), LABELS)},
+    ),
+    "keys": (
+        TypeError,
+        r"source\[1\] has random keys",
+        {"source": (XS, jax.random.split(jax.random.key(0), 150))},
+    ),
+    "long double": (
+        TypeError,
+        "argument 0 has dtype .*, which JAX lacks",
+        {"source": (XS.astype(np.longdouble), LABELS)},
+    ),
+    "records": (
+        TypeError,
+        "argument 0 is no array of numbers",
+        {"source": np.ones(6, [("a", np.float32), ("b", np.int32)])},
+    ),
+    "bytes": (TypeError, "argument 0 is no array of numbers", {"source": np.zeros(6, "V8")}),
+    "durations": (TypeError, "argument 0 is no array of numbers", {"source": np.zeros(6, "m8[s]")}),
     "integers": (TypeError, "argument 0 has dtype int32", {"source": (LABELS, LABELS)}),
     "fields": (ValueError, "got 'gap'", {"fields": ("gap",)}),
+    "a field alone": (TypeError, "fields must be several names", {"fields": "value"}),
+    "a number of fields": (TypeError, "fields must be several names", {"fields": 3}),
+    "mesh": (TypeError, "mesh must be a jax.sharding.Mesh; got 3", {"mesh": 3}),
+    "resume": (TypeError, "resume must be True or False; got 'no'", {"resume": "no"}),
+    "progress": (TypeError, "progress must be True or False; got 'x'", {"progress": "x"}),
+    "a flag": (TypeError, "batch_size .* must be an integer; got True", {"batch_size": True}),
+    "too many": (
+        ValueError,
+        "batch_size must be at most 1048576 for a source without a length",
+        {"batch_size": 10**12, "source": iter(zip(XS, LABELS, strict=True))},
+    ),
     "no fields": (ValueError, "got none", {"fields": ()}),
     "batch_size": (ValueError, "batch_size .* must be at least 1; got 0", {"batch_size": 0}),
     "on_error": (ValueError, "on_error must be", {"on_error": "ignore"}),
@@ -740,6 +823,24 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "baseline": (ValueError, "baseline must have the input's shape", {"baseline": jnp.zeros(2)}),
     "vector": (ValueError, "scalar output", {"fun": lambda x, label: x}),
     "bucket": (ValueError, "a bucket must be at least 1", {"buckets": (0, 4)}),
+    "one bucket": (TypeError, r"buckets must be sizes, such as \(8, 16\); got 3", {"buckets": 3}),
+    "None": (TypeError, "buckets must be sizes", {"buckets": None}),
+    "True": (TypeError, "a bucket must be an integer; got True", {"buckets": [True]}),
+    "one for a name": (
+        TypeError,
+        "buckets of 'a' must be sizes",
+        {"buckets": {"a": 4}, "ragged": "a"},
+    ),
+    "a number": (
+        ValueError,
+        "a length must have a name .* got 3",
+        {"buckets": {3: (4,)}, "ragged": "a"},
+    ),
+    "static features": (
+        ValueError,
+        r"not equally long: their shapes are .*\(5,\).* Say which are padded",
+        {"source": FEATURES, "buckets": (4,)},
+    ),
     "no axis": (ValueError, "buckets are for", {"source": (XS[:, 0], LABELS), "buckets": (4,)}),
 }
 
