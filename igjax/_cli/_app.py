@@ -2,11 +2,14 @@
 
 import enum
 import json
+import logging
+import os
 from typing import Annotated, Any
 
 import typer
 
 from igjax._cli._exits import OK, SOME_FAILED, exits
+from igjax._cli._text import say
 
 # \b keeps the lines of the paragraph that it begins.
 _IGJAX = """Integrated Gradients of whole datasets.
@@ -33,7 +36,7 @@ A function of one example to a scalar is attributed by integrated
 gradients, to a tolerance. What igjax's transforms return, such as
 igjax.layer_conductance(score, "block3", has_report=True), is called as it is.
 A run that has ended early is gone on with by the same command. Modules are looked for in the
-current folder too.
+current folder too, behind those that are installed.
 
 \b
 DATA holds the examples along the first axis of arrays:
@@ -151,8 +154,8 @@ def attribute(
         method = _attribute.Options(rtol, atol, max_evals, nodes, baseline, path)
         attribution = _attribute.attribution_of(load(function), function, method, as_is=as_is)
         examples = source(data)
-        if not quiet:
-            _attribute.show_log()
+        # Where there is no terminal for a bar, it is told in messages how far the run is.
+        _attribute.show_log(logging.WARNING if quiet else logging.INFO)
     with exits(debug=debug, writes=True):
         summary = attribute_dataset(
             attribution,
@@ -163,7 +166,7 @@ def attribute(
             on_error=on_error.value,
             **options,
         )
-    typer.echo(_attribute.told(summary))
+    say(_attribute.told(summary))
     raise SystemExit(SOME_FAILED if summary.failed else OK)
 
 
@@ -184,13 +187,14 @@ def inspect_store(
 
         found = facts(to_read(out), failures)
         if as_json:
-            typer.echo(json.dumps(found, indent=2, allow_nan=False))
+            print(json.dumps(found, indent=2, allow_nan=False))  # ASCII, with escapes of its own
             return
         from rich.console import Console
 
         from igjax._cli._tables import tables
 
-        Console().print(*tables(found), sep="\n")
+        colors = None if os.environ.get("NO_COLOR") else "auto"
+        Console(color_system=colors).print(*tables(found), sep="\n")
 
 
 @app.command("verify", no_args_is_help=True)
@@ -210,7 +214,7 @@ def verify_store(
     within: Annotated[
         float, typer.Option(min=0.0, help="The relative L1 distance that is allowed.")
     ] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of the draw of the examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of the examples.")] = 0,
     debug: _Debug = False,
 ) -> None:
     """Attribute some examples of a store again, and compare.
@@ -233,20 +237,13 @@ def verify_store(
             seed=seed,
             buckets=bucket or (),
         )
-    typer.echo(_attribute.compared(found))
+    say(_attribute.compared(found))
     raise SystemExit(OK if found.agrees else SOME_FAILED)
 
 
 @app.command()
 def doctor(debug: _Debug = False) -> None:
-    """Show versions and devices, and check what works here."""
-    with exits(debug=debug):
-        from igjax._cli import _doctor
+    """Show versions, devices and what extras would add, and check what works here."""
+    from igjax._cli import _doctor
 
-        for name, version in _doctor.versions().items():
-            typer.echo(f"{name:<12} {version}")
-        failed = False
-        for result in _doctor.results(debug=debug):
-            failed |= not result.ok
-            typer.echo(f"{'ok' if result.ok else 'failed':<7} {result.name}: {result.detail}")
-    raise SystemExit(SOME_FAILED if failed else OK)
+    _doctor.main(debug=debug)

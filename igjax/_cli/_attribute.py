@@ -2,13 +2,18 @@
 
 import inspect
 import logging
+import math
+import sys
 from typing import Any, NamedTuple
 
 from igjax import baselines, paths, quadrature
 from igjax._cli._named import load
+from igjax._cli._text import printable
 from igjax._engine.attribution import Attribution
 from igjax._integrated import integrated_grad
 from igjax.dataset import Summary, Verification
+
+_MOST = 10**6  # gradients for an example
 
 
 class Options(NamedTuple):
@@ -68,6 +73,10 @@ def rule_of(
     """
     given = {"rtol": rtol, "atol": atol, "max_evals": max_evals}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, value in {**asked, "nodes": nodes or 0}.items():
+        most = sys.float_info.max if name in ("rtol", "atol") else _MOST
+        if value > most:
+            raise ValueError(f"{_option(name)} must be at most {most}; got {value}.")
     if nodes is None:
         return quadrature.to_tolerance(**asked)
     if asked:
@@ -85,14 +94,21 @@ def baseline_of(text: str) -> Any:
     """
     if ":" in text:
         return load(text)
-    try:
-        return baselines.constant(float(text))
-    except ValueError:
-        pass
+    if (number := _number(text)) is not None:
+        if not math.isfinite(number):
+            raise ValueError(f"--baseline must be finite; got {text}.")
+        return baselines.constant(number)
     if text not in baselines.__all__ or not _is_baseline(named := getattr(baselines, text)):
         names = ", ".join(n for n in baselines.__all__ if _is_baseline(getattr(baselines, n)))
         raise ValueError(f"--baseline {text} must be a number, {names} or module:name.")
     return named
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _is_baseline(value: Any) -> bool:
@@ -111,10 +127,20 @@ def batch_size_of(text: str) -> Any:
     return text if text == "auto" else int(text)
 
 
-def show_log() -> None:
-    """Shows what is told about a run where there is no terminal for a bar."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("igjax").setLevel(logging.INFO)
+class _Lines(logging.Formatter):
+    """Makes lines of messages, which may hold names from outside."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, its name there
+        """Returns a line."""
+        return printable(super().formatMessage(record))
+
+
+def show_log(level: int) -> None:
+    """Shows what is told about a run, from that level on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("igjax").setLevel(level)
 
 
 def told(summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from igjax._cli._named import load
 from igjax._extras import needs
 
 _CACHE = 2**28  # bytes of decoded chunks: the examples of a chunk are not all read at once
+_LARGEST = 2**32  # bytes that are read at once
 _KINDS = "a .npy or .npz file, a Zarr folder or module:source"
 
 
@@ -28,7 +30,7 @@ class ZarrArray:
         self._array = array
         self.shape = tuple(array.shape)
         self.dtype: np.dtype[Any] = array.dtype.numpy_dtype
-        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         return np.asarray(self._array[index].read().result())
@@ -70,14 +72,42 @@ def _arrays(name: str) -> list[Any]:
         raise ValueError(f"--data {name}: there is none. It takes {_KINDS}.")
     if path.is_dir():
         return _zarr_arrays(path)
+    if not path.is_file():
+        raise ValueError(f"--data {name} is neither a file nor a folder. It takes {_KINDS}.")
     if path.suffix == ".npy":
         return [np.lib.format.open_memmap(path, mode="r")]
     if path.suffix == ".npz":
         if not zipfile.is_zipfile(path):  # NumPy would ask for trust in it
             raise ValueError(f"--data {name} is no .npz file.")
+        _check_size(path)
         with np.load(path) as file:
             return [file[name] for name in file.files]
     raise ValueError(f"--data {name} must be {_KINDS}.")
+
+
+def _check_size(path: pathlib.Path) -> None:
+    """Raises ValueError if what a file packs has no room in memory, or is less than it claims."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+        if total > _LARGEST:
+            raise ValueError(
+                f"--data {path} unpacks to {total / 2**30:.1f} GiB of memory. Save its arrays as "
+                ".npy files or Zarr arrays, of which parts are read when they are needed."
+            )
+        for member in archive.infolist():
+            if _claimed(archive, member) > member.file_size:
+                raise ValueError(f"--data {path} is damaged: {member.filename} lacks data.")
+
+
+def _claimed(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Returns the bytes that an array has by what is written at its beginning."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_2_0  # with which the next ones can be read, too
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0
+        shape, _, dtype = header(file)
+    return math.prod(shape) * dtype.itemsize
 
 
 def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:
@@ -91,12 +121,17 @@ def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:
 
 def _driver(folder: pathlib.Path) -> str | None:
     """Returns TensorStore's for an array in a folder; None if there is none."""
-    if (folder / ".zarray").exists():
+    if (folder / ".zarray").is_file():
         return "zarr"
     metadata = folder / "zarr.json"
-    if metadata.exists() and json.loads(metadata.read_text()).get("node_type") == "array":
-        return "zarr3"
-    return None
+    return "zarr3" if metadata.is_file() and _node_type(metadata) == "array" else None
+
+
+def _node_type(metadata: pathlib.Path) -> Any:
+    try:
+        return dict(json.loads(metadata.read_text()))["node_type"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"--data {metadata.parent} has a zarr.json that is damaged.") from None
 
 
 def _opened(folder: pathlib.Path, driver: str) -> ZarrArray:
@@ -105,4 +140,10 @@ def _opened(folder: pathlib.Path, driver: str) -> ZarrArray:
         "kvstore": folder.absolute().as_uri() + "/",
         "context": {"cache_pool": {"total_bytes_limit": _CACHE}},
     }
-    return ZarrArray(needs("tensorstore", "dataset").open(spec, open=True, read=True).result())
+    array = needs("tensorstore", "dataset").open(spec, open=True, read=True).result()
+    chunk = math.prod(array.chunk_layout.read_chunk.shape) * array.dtype.numpy_dtype.itemsize
+    if chunk > _LARGEST:
+        raise ValueError(
+            f"--data {folder} has chunks of {chunk / 2**30:.3g} GiB, which have no room in memory."
+        )
+    return ZarrArray(array)

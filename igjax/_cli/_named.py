@@ -10,16 +10,18 @@ from typing import Any
 def load(text: str) -> Any:
     """Loads what ``module:name`` names, also dotted, and from the current folder.
 
+    A module there is behind all that are installed: it can't take the place of one of them.
+
     Raises:
       ValueError: if ``text`` is not like that, or there is no such name in the module.
       ImportError: if there is no such module.
     """
     module_name, _, name = text.partition(":")
-    if not (module_name and name):
+    if not (all(module_name.split(".")) and name):
         raise ValueError(f"{text!r} must be module:name, such as my_module:score.")
     here = os.getcwd()
-    if here not in sys.path:  # a console script has its own folder there instead
-        sys.path.insert(0, here)
+    if here not in sys.path:
+        sys.path.append(here)
     module = importlib.import_module(module_name)
     try:
         return operator.attrgetter(name)(module)

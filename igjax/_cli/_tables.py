@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from igjax._cli._facts import QUANTILES
+from igjax._cli._text import printable
 
 
 def tables(facts: dict[str, Any]) -> Iterator[Table | Text]:
@@ -21,9 +22,9 @@ def tables(facts: dict[str, Any]) -> Iterator[Table | Text]:
 
 
 def _pairs(title: str, values: dict[str, Any]) -> Table:
-    table = Table("", "", title=Text(title), title_justify="left", show_header=False)
+    table = Table("", "", title=_text(title), title_justify="left", show_header=False)
     for name, value in values.items():
-        table.add_row(name, Text(_said(value)))
+        table.add_row(_text(name), _text(value))
     return table
 
 
@@ -43,7 +44,7 @@ def _distributions(distributions: dict[str, Any]) -> Table:
     """Makes a column for each, so that numbers have room."""
     table = Table("of those done", title="distributions", title_justify="left")
     for field in distributions:
-        table.add_column(field.replace("_", " "), justify="right")
+        table.add_column(_text(field.replace("_", " ")), justify="right")
     for name in QUANTILES:
         values = [column[name] for column in distributions.values()]
         table.add_row(name, *("-" if value is None else _said(value) for value in values))
@@ -55,8 +56,12 @@ def _failures(failures: list[dict[str, Any]], number: int) -> Table:
     title = "failures" if number == len(failures) else f"failures, {len(failures)} of {number}"
     table = Table("example", "reason", title=title, title_justify="left")
     for failure in failures:
-        table.add_row(str(failure["example"]), Text(_said(failure["reason"])))
+        table.add_row(str(failure["example"]), _text(failure["reason"]))
     return table
+
+
+def _text(value: Any) -> Text:
+    return Text(printable(_said(value)))
 
 
 def _said(value: Any) -> str:

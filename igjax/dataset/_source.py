@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from igjax._trees import Tree
 
 _TRIES = 100  # examples looked at for one that can be read
+_MOST = 10**10  # examples: who claims more has damaged metadata
 # One example's trouble is not the others'. So sys.exit in what reads it; Ctrl-C is nobody's.
 _TROUBLE = (Exception, SystemExit, GeneratorExit)
 
@@ -179,6 +180,8 @@ def _of_length(
     length: int, take: Callable[[NDArray[np.int64]], Iterator[Rows | Refused]]
 ) -> Source:
     """Makes a source that gives any examples; ``take`` those of consecutive numbers."""
+    if length > _MOST:
+        raise ValueError(f"source must have at most {_MOST} examples; its length is {length}.")
 
     def read(wanted: Wanted, at_once: int) -> Iterator[Rows | Refused]:
         for start in range(0, length, at_once):

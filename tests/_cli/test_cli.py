@@ -1,13 +1,17 @@
 """The command line: what its commands do, print and exit with."""
 
 import importlib.metadata
+import io
 import json
 import logging
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tomllib
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +52,10 @@ def rugged(x):
     raise RuntimeError("too rugged\nto stand on")
 
 
+def leaving(x=None):
+    sys.exit(0)
+
+
 attribution = igjax.integrated_grad(score, rule=RULE, has_report=True)
 
 
@@ -78,6 +86,7 @@ def ragged():
 class Nested:
     xs = XS
     one = np.ones(3, np.float32)
+    endless = type("Endless", (), {"__len__": lambda _: 10**13, "__getitem__": lambda *_: XS[0]})()
     signal_number = signal.SIGINT
 
 
@@ -333,7 +342,48 @@ BAD = {
     "a batch in words": (["--batch-size", "many"], "auto or a number of at least 1"),
     "a field that nobody knows": (["--field", "colour"], "fields must be some of"),
     "a bucket that is none": (["--bucket", "0"], "a bucket must be at least 1"),
+    "a module beside none": ([".my_module:score"], "must be module:name"),
+    "a tolerance without end": (["--rtol", "inf"], "--rtol must be at most 1.79"),
+    "an absolute one": (["--rtol", "0.1", "--atol", "1e400"], "--atol must be at most 1.79"),
+    "more nodes than memory": (["--nodes", f"{10**10}"], "--nodes must be at most 1000000"),
+    "more gradients": (["--max-evals", f"{10**18}"], "--max-evals must be at most 1000000"),
+    "a baseline that is no number": (["--baseline", "nan"], "--baseline must be finite; got nan"),
+    "more examples than can be": (
+        ["--data", "my_module:Nested.endless"],
+        "source must have at most 10000000000 examples; its length is 10000000000000.",
+    ),
+    "a function that ends all": (["my_module:leaving"], "ended by sys.exit(0): not all is done"),
+    "data that ends all": (["--data", "my_module:leaving"], "ended by sys.exit(0)"),
+    "a pipe": (["--data", "pipe.npy"], "--data pipe.npy is neither a file nor a folder"),
+    "a packed pipe": (["--data", "pipe.npz"], "is neither a file nor a folder"),
+    "more than memory holds": (["--data", "bomb.npz"], "bomb.npz unpacks to 5.0 GiB of memory"),
+    "less than is claimed": (["--data", "torn.npz"], "torn.npz is damaged: x.npy lacks data"),
+    "large chunks": (["--data", "large.zarr"], "has chunks of 3.73e+04 GiB"),
+    "metadata that is none": (["--data", "torn.zarr"], "has a zarr.json that is damaged"),
 }
+
+
+def save_hostile(folder):
+    """Files that claim what they do not have, or never end."""
+    for name in ("pipe.npy", "pipe.npz"):
+        os.mkfifo(folder / name)
+    header = io.BytesIO()
+    claimed = {"descr": "<f4", "fortran_order": False, "shape": (10**10,)}
+    np.lib.format.write_array_header_1_0(header, claimed)
+    with zipfile.ZipFile(folder / "torn.npz", "w") as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, header.getvalue())
+    packed = bytearray((folder / "torn.npz").read_bytes())
+    for entry in re.finditer(b"PK\x01\x02", packed):  # of the list at the end, each has a size
+        packed[entry.start() + 24 : entry.start() + 28] = (5 * 2**29).to_bytes(4, "little")
+    (folder / "bomb.npz").write_bytes(packed)
+    zarr.save_array(folder / "large.zarr", XS, zarr_format=3)
+    metadata = json.loads((folder / "large.zarr" / "zarr.json").read_text())
+    metadata["shape"][0] = 10**13
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [10**13, 1]
+    (folder / "large.zarr" / "zarr.json").write_text(json.dumps(metadata))
+    (folder / "torn.zarr").mkdir()
+    (folder / "torn.zarr" / "zarr.json").write_text(10**5 * "[")
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -342,6 +392,7 @@ def test_bad_input_is_told_in_a_line(what, run, folder):
     save_two()
     np.save("few.npy", SCALES[:3])
     (folder / "folder").mkdir()
+    save_hostile(folder)
     for name in ("xs.txt", "fake.npy", "fake.npz"):
         (folder / name).write_text("nothing that it should be")
     function = [] if ":" in options[0] or options[0] == "score" else ["my_module:score"]
@@ -443,6 +494,8 @@ def test_progress_is_logged_unless_it_is_to_be_quiet(run, monkeypatch, caplog):
         (ValueError(), "ValueError"),
         (KeyError("x"), "KeyError: 'x'"),
         (TypeError("no\nnumber"), "no (--debug shows more)"),
+        (OSError(600 * "a"), 500 * "a" + " … (--debug shows more)"),
+        (SystemExit(0), "what was loaded or called ended by sys.exit(0): not all is done."),
     ],
 )
 def test_errors_are_told_in_a_line(error, line):
@@ -520,9 +573,70 @@ def test_help_tells_the_exit_codes(run):
 
 def test_without_typer_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    code, out, err = run("doctor")
+    code, out, err = run("inspect", "attr.zarr")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and "pip install 'igjax[dataset]'" in err
+    assert "igjax doctor works without it" in err
+    monkeypatch.setattr(_doctor, "results", lambda debug: iter([_doctor.Result("all", True, "")]))
+    code, out, _ = run("doctor")
+    assert code == 0 and "ok      all" in out
+
+
+STEERING = "\x1b]0;title\x07\x1b[2Jboo\x9b\u202e"
+SHOWN = r"\x1b]0;title\x07\x1b[2Jboo\x9b\u202e"
+
+
+class Steering(list):
+    """Examples that can't be read, for a reason that would steer a terminal."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise ValueError(STEERING)
+        return super().__getitem__(index)
+
+
+def test_nothing_from_outside_steers_a_terminal(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys.modules["my_module"], "examples", lambda: Steering(XS))
+    name = "a\x1b[2Jb.zarr"
+    code, out, err = attribute(run, data="my_module:examples", out=name)
+    assert code == 1 and r"in a\x1b[2Jb.zarr" in out
+    zarr.open_group(name).attrs["device"] = "[bold]" + STEERING
+    told = [out, err, *run("inspect", name)[1:]]
+    assert SHOWN in told[2] and "[bold]" in told[2]
+    (failure,) = facts_of(run, name)["failures"]
+    assert failure["reason"] == f"ValueError: {STEERING}"  # as it is, in JSON's own escapes
+    raised = attribute(run, "--on-error", "raise", data="my_module:examples", out="b.zarr")
+    told += [*raised[1:], *run("inspect", name, "--json")[1:], *run("inspect", STEERING)[1:]]
+    assert SHOWN in raised[2]
+    told += attribute(run, "--debug", data=f"{STEERING}.npy", out="c.zarr")[1:]
+    assert told[-1].count("\n") > 3  # the lines of a traceback
+    assert all(char == "\n" or char.isprintable() for text in told for char in text)
+
+
+def test_lines_of_the_log_do_not_steer_a_terminal_either():
+    record = logging.LogRecord("igjax", logging.INFO, "", 0, "in %s", (f"{STEERING}\n",), None)
+    assert _attribute._Lines("%(message)s").format(record) == rf"in {SHOWN}\n"
+
+
+def test_no_color_means_none(run, flawed_store, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "\x1b" in run("inspect", flawed_store)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("inspect", flawed_store)[1]
+
+
+def test_a_locale_without_the_letters_is_no_error(flawed_store, monkeypatch, capsys):
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "argv", ["igjax", "inspect", str(flawed_store)])
+    with capsys.disabled(), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+    stdout.seek(0)
+    assert not exit_info.value.code
+    assert "argument 0 is not finite." in stdout.read()
 
 
 # inspect
@@ -727,9 +841,30 @@ def test_doctor_finds_that_all_is_well(run):
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     assert out.count("\nok ") == 6 and "failed" not in out
+    assert "\n[dataset]    installed: attribute_dataset and verify, and the commands " in out
     for package in ("igjax", "jax", "tensorstore"):
         version = igjax.__version__ if package == "igjax" else importlib.metadata.version(package)
         assert f"{package:<12} {version}\n" in out
+
+
+def test_doctor_says_what_an_extra_would_add(monkeypatch):
+    extra = _doctor.Extra("the commands", ("jax", "no-such-package"))
+    monkeypatch.setitem(_doctor.EXTRAS, "dataset", extra)
+    assert _doctor._there("dataset", extra) == (
+        "lacks no-such-package; pip install 'igjax[dataset]' adds the commands"
+    )
+    monkeypatch.setattr(_doctor, "_close", lambda *_: "")
+    monkeypatch.setattr(_doctor, "integrated_grad", lambda *_, **__: lambda x: x)
+    assert "attribute_dataset, temporary folder" not in [
+        r.name for r in _doctor.results(debug=False)
+    ]
+
+
+def test_doctor_knows_the_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, extra in _doctor.EXTRAS.items():
+        bounds = project["optional-dependencies"][name]
+        assert [bound.partition(">")[0].partition("=")[0] for bound in bounds] == [*extra.packages]
 
 
 def test_doctor_tells_what_is_wrong(run, monkeypatch):
@@ -750,9 +885,13 @@ def test_doctor_expects_what_the_definition_says():
     np.testing.assert_allclose(_doctor._expected(x), defined, rtol=1e-6)
 
 
-def test_names_are_loaded_from_the_current_folder(folder):
+def test_names_are_loaded_from_the_current_folder(folder, monkeypatch):
     (folder / "only_here.py").write_text("class A:\n    b = 7\n")
+    (folder / "colorsys.py").write_text("raise RuntimeError('in place of an installed one')")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     assert _named.load("only_here:A.b") == 7
+    assert _named.load("colorsys:hls_to_rgb")(0, 1, 0) == (1, 1, 1)
+    assert sys.path[-1] == str(folder)
 
 
 def test_baselines_that_take_x_alone_have_a_name():
