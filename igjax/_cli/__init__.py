@@ -1,15 +1,36 @@
 """The command line: ``igjax attribute``, ``igjax inspect``, ``igjax verify``, ``igjax doctor``."""
 
 import io
+import signal
 import sys
 
-from igjax._cli._exits import BAD_INPUT
+from igjax._cli._exits import BAD_INPUT, INTERRUPTED
 from igjax._cli._text import say
 from igjax._extras import needs
 
 
 def main() -> None:
-    """Runs the command that the arguments of the process name, and exits with its code."""
+    """Runs the command that the arguments of the process name, and ends the process with it.
+
+    After Ctrl-C it ends by that signal, of which shells make the exit code, and at once: Python
+    would take down one thread after the other, and crash if XLA is at work in one.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        say("Interrupted.", sys.stderr)
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    sys.exit(INTERRUPTED)  # the first process of a container outlives it
+
+
+def command() -> None:
+    """Runs that command, and exits with its code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # letters that the locale lacks
     try:

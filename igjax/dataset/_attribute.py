@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from igjax._engine.attribution import Attribution
 from igjax._inputs import check_count, check_flag, check_function
 from igjax._trees import Tree
-from igjax.dataset import _hosts
+from igjax.dataset import _hosts, _interrupts
 from igjax.dataset._check import Check
 from igjax.dataset._compiler import Compiler
 from igjax.dataset._layout import layout
@@ -108,7 +108,8 @@ def attribute_dataset(
         or arrays of it are damaged; if a baseline or a path would see padding.
       FileExistsError: if it is there, and ``resume`` is False; or if something else is.
       OSError: if results can't be written. The same call goes on when they can.
-      KeyboardInterrupt: after Ctrl-C, when what is done has been written.
+      KeyboardInterrupt: after Ctrl-C, when what is done has been written; after SIGTERM too, if
+        that has not ended the process.
 
     Example:
       >>> import tempfile
@@ -172,30 +173,31 @@ def run(
     check_flag("progress", progress)
     if batch_size != "auto":
         batch_size = check_count('batch_size (or "auto")', batch_size, least=1)
-    examples = as_source(source)
-    if examples.length is None and jax.process_count() > 1:
-        raise ValueError(
-            "several processes share the examples of a source by their number: it must have a "
-            "length and give any example, as arrays, sequences and Grain's MapDataset do."
+    with _interrupts.noted() as signals:
+        examples = as_source(source)
+        if examples.length is None and jax.process_count() > 1:
+            raise ValueError(
+                "several processes share the examples of a source by their number: it must have a "
+                "length and give any example, as arrays, sequences and Grain's MapDataset do."
+            )
+        check = Check(first_of(examples), buckets, ragged)
+        if batch_size != "auto":
+            batch_size = _as_many_as_there_are(batch_size, examples.length)
+        compiler = Compiler(_local_mesh() if mesh is None else mesh, signals.check)
+        method = Method(attribution, compiler)
+        returned = method.returned(check.like)
+        if not isinstance(attribution, Attribution):
+            _doubt(method.name, returned)
+        arrays = layout(returned, fields, check.ragged.fields.values())
+        out = os.fspath(out)
+        store = _hosts.first_alone(
+            lambda: opened(out, resume, arrays, method, check, examples, batch_size, tuning),
+            lambda: reopened(out),
         )
-    check = Check(first_of(examples), buckets, ragged)
-    if batch_size != "auto":
-        batch_size = _as_many_as_there_are(batch_size, examples.length)
-    compiler = Compiler(_local_mesh() if mesh is None else mesh)
-    method = Method(attribution, compiler)
-    returned = method.returned(check.like)
-    if not isinstance(attribution, Attribution):
-        _doubt(method.name, returned)
-    arrays = layout(returned, fields, check.ragged.fields.values())
-    out = os.fspath(out)
-    store = _hosts.first_alone(
-        lambda: opened(out, resume, arrays, method, check, examples, batch_size, tuning),
-        lambda: reopened(out),
-    )
-    work = Run(store, method, check, examples, arrays, tuning.flush_every)
-    ready = time.monotonic() - start - compiler.seconds
-    work.work(progress=progress, stop_at_errors=on_error == "raise")
-    return work.summary(time.monotonic() - start, ready + compiler.seconds)
+        work = Run(store, method, check, examples, arrays, tuning.flush_every)
+        ready = time.monotonic() - start - compiler.seconds
+        work.work(signals, progress=progress, stop_at_errors=on_error == "raise")
+        return work.summary(time.monotonic() - start, ready + compiler.seconds)
 
 
 def _local_mesh() -> Mesh:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from igjax.dataset._check import Examples, Given, Shape
 from igjax.dataset._compiler import Tile
+from igjax.dataset._interrupts import Interrupted
 from igjax.dataset._source import Refused
 
 AHEAD = 2  # batches read before they are asked for
 _PATIENCE = 0.1  # seconds, that a device waits for examples to fill a batch
 _LEAVE = 1.0  # seconds, for an item that is being read when the others are no longer wanted
+_LOOK = 0.1  # seconds, until one who waits for an item looks whether there is something else
 
 
 class Batch(NamedTuple):
@@ -141,14 +143,20 @@ class ReadAhead(Iterator[Any]):
     What the iterator raises is raised where its next item would have been.
 
     Args:
-      reading: makes the iterator, which can ask whether its next item is awaited already.
+      reading: makes the iterator, from this.
+      check: called now and then by those who wait; they wait until it raises something.
     """
 
-    def __init__(self, reading: Callable[[Callable[[], bool]], Iterator[Any]], ahead: int = AHEAD):
-        self._awaited = False
-        self._items = reading(lambda: self._awaited)
+    def __init__(
+        self,
+        reading: Callable[["ReadAhead"], Iterator[Any]],
+        check: Callable[[], None],
+        ahead: int = AHEAD,
+    ):
+        self._awaited, self._check = False, check
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._closed = threading.Event()
+        self._items = reading(self)
         config: Any = jax.config
         self._x64 = bool(config.jax_enable_x64)  # of this thread: another has its own
         self._thread = threading.Thread(target=self._read, name="igjax-read", daemon=True)
@@ -157,9 +165,29 @@ class ReadAhead(Iterator[Any]):
     def __next__(self) -> Any:
         """Returns the next item, when it is there."""
         self._awaited = True
-        item, error = self._queue.get()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                item, error = self._queue.get(timeout=_LOOK)
+                break
+            self._check()
         self._awaited = False
         return self._given(item, error)
+
+    def awaited(self) -> bool:
+        """Tells whether the next item is awaited already."""
+        return self._awaited
+
+    def wanted(self, items: Iterator[Any]) -> Iterator[Any]:
+        """Yields what the iterator is made from, as long as it is wanted.
+
+        Raises:
+          Interrupted: when that is no longer so. A thread that goes on while the process ends may
+            take it down.
+        """
+        for item in items:
+            if self._closed.is_set():
+                raise Interrupted
+            yield item
 
     def ready(self) -> bool:
         """Tells whether the next item can be had without waiting."""

@@ -47,9 +47,11 @@ class Compiler:
 
     Args:
       mesh: the devices. Examples are spread over its first axis.
+      between: what to call when a program is compiled, which may have taken long.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, between: Callable[[], None] = lambda: None):
+        self._between = between
         axis = mesh.axis_names[0]
         # Functions of one example know nothing of a mesh: JAX finds out how to spread them.
         mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
@@ -80,6 +82,7 @@ class Compiler:
         lowered, constants = self.lower(fun, args, donate=donate)
         program = Program(lowered.compile(), [self._place(constant) for constant in constants])
         self.seconds += time.perf_counter() - start
+        self._between()
         return program
 
     def lower(

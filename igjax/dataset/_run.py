@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import logging
-import signal
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset import _interrupts, _progress
+from igjax.dataset import _progress
 from igjax.dataset._batches import Batch, ReadAhead, batches
 from igjax.dataset._blocks import Blocks
 from igjax.dataset._check import Check, Examples
 from igjax.dataset._format import Field
+from igjax.dataset._interrupts import Interrupted, Signals
 from igjax.dataset._layout import flaws, rows
 from igjax.dataset._method import Method
 from igjax.dataset._programs import Programs
@@ -88,33 +88,44 @@ class Run:
         self._flaws: dict[int, str] = {}
         self._seen = 0  # examples that the source has given
 
-    def work(self, *, progress: bool, stop_at_errors: bool) -> None:
-        """Does what is left to do."""
+    def work(self, signals: Signals, *, progress: bool, stop_at_errors: bool) -> None:
+        """Does what is left to do.
+
+        Raises:
+          Interrupted: if a signal has come, when what is done has been written.
+        """
         attributes = self._store.attributes
         batch_size, chunks = int(attributes["batch_size"]), int(attributes["chunks_per_program"])
         tile, sharding = self._method.tile(batch_size, chunks), self._method.compiler.examples
-        reader = ReadAhead(
-            lambda awaited: batches(self._examples(tile.size), tile, sharding, awaited)
-        )
+
+        def reading(reader: ReadAhead) -> Iterator[Batch | Refused]:
+            items = reader.wanted(self._examples(tile.size))
+            return batches(items, tile, sharding, reader.awaited)
 
         def programs_of(batch: Batch) -> Programs:
             return self._method.programs(batch.like, tile)
 
+        reader = ReadAhead(reading, signals.check)
         items = attributed(reader, programs_of, self._tally)
         refused: Refused | None = None
         with (
             contextlib.closing(reader),
             _progress.shown(self._meter, show=progress) as show,
-            _interrupts.noted() as came,
+            signals.held(),
         ):
             try:
                 for item in items:
                     refused = self._take(item) or refused
                     show()
-                    if came() or (refused and stop_at_errors):
+                    signals.check()
+                    if refused and stop_at_errors:
                         break
                 else:
                     self._measure_stream()
+            except Interrupted:
+                _logger.warning("A signal has come: what is done is written, and then all ends.")
+                self._blocks.close()
+                raise Interrupted(self._left()) from None
             except OSError:  # from writing: there is no use in trying again
                 self._blocks.abandon()
                 raise
@@ -122,11 +133,10 @@ class Run:
                 self._blocks.close()
                 raise
             self._blocks.close()
-            signal_number = came()
+        if signals.came is not None:
+            raise Interrupted(self._left())
         if refused and stop_at_errors:
             raise ValueError(f"example {refused.number}: {refused.reason}") from refused.error
-        if signal_number is not None:
-            self._leave(signal_number)
 
     def summary(self, seconds: float, setup_seconds: float) -> Summary:
         """Returns what has become of it."""
@@ -190,10 +200,6 @@ class Run:
             self._store.resize(self._seen)
             self._store.note(length=self._seen)
 
-    def _leave(self, number: signal.Signals) -> None:
-        """Says, after a signal, what is to be said, and does what the signal asks for."""
-        message = f"{self._meter}. They are in {self._store.out}: the same call goes on from there."
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt(message)
-        _logger.warning("%s: %s", number.name, message)
-        signal.raise_signal(number)
+    def _left(self) -> str:
+        """Says what somebody has who ends it now."""
+        return f"{self._meter}. They are in {self._store.out}: the same call goes on from there."

@@ -20,7 +20,7 @@ import pytest
 import zarr
 
 import igjax
-from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, main
+from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, command
 from igjax.dataset import _creation, _format, _progress, _store, attribute_dataset
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def run(monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["igjax", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
-            main()
+            command()
         written = capsys.readouterr()
         return exit_info.value.code or 0, written.out, written.err
 
@@ -513,13 +513,18 @@ def score(x):
     return jnp.sum(x**2)
 
 class Terminated:
+    number = signal.SIGTERM
+
     def __len__(self):
         return 4000
 
     def __getitem__(self, index):
         if index == 3999:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
         return np.ones(3, np.float32)
+
+class Interrupted(Terminated):
+    number = signal.SIGINT
 """
 
 
@@ -542,9 +547,10 @@ def test_a_module_of_the_current_folder_in_a_process_of_its_own(folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert "20 of 20 examples attributed" in done.stdout
     np.testing.assert_allclose(stored(), XS**2, rtol=1e-2, atol=1e-6)
-    ended = process(*words[:-2], "other.zarr", "--data", "users:Terminated", cwd=folder)
-    assert ended.returncode == -signal.SIGTERM
-    assert "the same call goes on" in ended.stderr
+    for name, number in {"Terminated": signal.SIGTERM, "Interrupted": signal.SIGINT}.items():
+        ended = process(*words[:-2], f"{name}.zarr", "--data", f"users:{name}", cwd=folder)
+        assert ended.returncode == -number  # of which shells make 143 and 130
+        assert "the same call goes on" in ended.stderr
 
 
 def test_help_imports_nothing_of_what_commands_need():
@@ -633,7 +639,7 @@ def test_a_locale_without_the_letters_is_no_error(flawed_store, monkeypatch, cap
     with capsys.disabled(), monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stdout)
         with pytest.raises(SystemExit) as exit_info:
-            main()
+            command()
     stdout.seek(0)
     assert not exit_info.value.code
     assert "argument 0 is not finite." in stdout.read()
