@@ -374,8 +374,8 @@ def check_baseline_blind_to_padding(name: str, baseline: Callable[..., Tree], x:
     """Raises ValueError if ``x`` is padded, and a function would make a baseline of the padding."""
     called = getattr(baseline, "__qualname__", repr(baseline))
     cure = (
-        "Give a baseline with each example, as an argument that igjax.from_arguments makes the "
-        "attribution of."
+        "Compute it from each example as it is, and give it with that, as an argument more, padded "
+        "likewise, that igjax.from_arguments makes the attribution of."
     )
     check_blind_to_padding(f"the {name} {called}", baseline, x, cure=cure)
 

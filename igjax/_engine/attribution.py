@@ -171,9 +171,15 @@ def made_of(
         steps, made = parts(given)
         return made.finish(steps.result(own))
 
+    def baseline(*args: Any, **kwargs: Any) -> Tree:
+        made = inner(*args, **kwargs)
+        own = made.attribution.parts if isinstance(made.attribution, Attribution) else {}
+        return own["baseline"](*made.args) if "baseline" in own else ()
+
     every = Steps(begin, step, done, result)
     if like is None:
-        return Attribution(method, fun, call, every, compiled=True, parts={})
+        parts_made = {"baseline": baseline}
+        return Attribution(method, fun, call, every, compiled=True, parts=parts_made)
     if not isinstance(like, Attribution):
         return Attribution(method, fun, call, None, compiled=False, parts={"function": fun})
     steps = every if like.steps else None

@@ -14,6 +14,7 @@ from igjax._engine.attribution import Attribution
 from igjax._inputs import check_count, check_flag, check_function
 from igjax._trees import Tree
 from igjax.dataset import _hosts, _interrupts
+from igjax.dataset._blindness import check_baseline_blind_to_padding
 from igjax.dataset._check import Check
 from igjax.dataset._compiler import Compiler
 from igjax.dataset._layout import layout
@@ -186,6 +187,7 @@ def run(
         compiler = Compiler(_local_mesh() if mesh is None else mesh, signals.check)
         method = Method(attribution, compiler)
         returned = method.returned(check.like)
+        check_baseline_blind_to_padding(attribution, check)
         if not isinstance(attribution, Attribution):
             _doubt(method.name, returned)
         arrays = layout(returned, fields, check.ragged.fields.values())

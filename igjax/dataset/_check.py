@@ -64,18 +64,12 @@ class Check:
     """
 
     def __init__(self, like: Rows, buckets: Buckets = (), ragged: Any = None):
-        args = _arrays(like.args)
-        self._like = jax.tree_util.tree_flatten_with_path(args)
-        one = jax.tree.map(lambda leaf: leaf[0], args)
-        self.ragged = as_ragged(buckets, ragged, one)
-        leaves = [
-            leaf[tuple(slice(0 if axis in axes else None) for axis in range(-1, leaf.ndim - 1))]
-            for leaf, axes in zip(jax.tree.leaves(args), self.ragged.axes, strict=True)
-        ]
-        emptied = jax.tree.unflatten(self._like[1], leaves)
-        self.like: Given = jax.tree.map(
-            lambda leaf: np.asarray(leaf[0]), self._ready(emptied, self.ragged.largest)
-        )
+        self._first = _arrays(like.args)
+        self._like = jax.tree_util.tree_flatten_with_path(self._first)
+        self.ragged = as_ragged(buckets, ragged, _one(self._first))
+        largest = self.ragged.largest
+        emptied = self.ragged.repeated(self._first, dict.fromkeys(largest, 0))
+        self.like: Given = _one(self._padded(emptied, largest, largest))
 
     def __call__(self, rows: Rows) -> Iterator[Examples | Refused]:
         """Yields these examples, ready to be attributed, or why they can't be."""
@@ -91,12 +85,26 @@ class Check:
         shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
         yield Examples(rows.numbers, shape, given, lengths, _flaws(rows.numbers, args))
 
+    def alone_and_padded(self) -> tuple[Given, Given]:
+        """Returns an example twice, without padding and in the largest bucket.
+
+        It fills the least bucket; if there is one alone, half of that. It is like the first that
+        can be read, repeated or cut.
+        """
+        least, largest = self.ragged.least, self.ragged.largest
+        args = self.ragged.repeated(self._first, least)
+        return _one(self._padded(args, least, least)), _one(self._padded(args, least, largest))
+
     def _ready(self, args: tuple[Tree, ...], lengths: dict[str, int]) -> Given:
         """Returns what to call the attribution with: padded, if that is to be done."""
+        return self._padded(args, lengths, self.ragged.bucket(lengths))
+
+    def _padded(
+        self, args: tuple[Tree, ...], lengths: dict[str, int], sizes: dict[str, int]
+    ) -> Given:
         if not lengths:
             return args, {}
         count = len(jax.tree.leaves(args)[0])
-        sizes = self.ragged.bucket(lengths)
         return self.ragged.padded(args, sizes), self.ragged.masks(count, lengths, sizes)
 
     def _check_like(self, args: tuple[Tree, ...]) -> None:
@@ -114,6 +122,11 @@ class Check:
                 raise ValueError(f"{where} has shape {own}, others have {shape}.")
             if leaf.dtype != like.dtype:
                 raise TypeError(f"{where} has dtype {leaf.dtype}, others have {like.dtype}.")
+
+
+def _one(examples: Tree) -> Tree:
+    """Returns the first of some examples."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf[0]), examples)
 
 
 def _flaws(numbers: NDArray[np.int64], args: tuple[Tree, ...]) -> dict[int, str]:

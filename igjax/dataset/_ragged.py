@@ -40,6 +40,14 @@ class Ragged(NamedTuple):
         """Returns the largest size of each length."""
         return {name: sizes[-1] for name, sizes in self.sizes.items()}
 
+    @property
+    def least(self) -> dict[str, int]:
+        """Returns the least size of each length; half of it, if there is no other."""
+        return {
+            name: sizes[0] if len(sizes) > 1 else max(1, sizes[0] // 2)
+            for name, sizes in self.sizes.items()
+        }
+
     def bucket(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Returns the least size that is enough for each length."""
         return {
@@ -66,6 +74,25 @@ class Ragged(NamedTuple):
                     f"it has {which} {max(lengths)}, the largest bucket {self.sizes[name][-1]}."
                 )
         return {name: lengths.pop() for name, lengths in found.items()}
+
+    def repeated(self, args: Tree, lengths: Mapping[str, int]) -> Tree:
+        """Returns the arguments, an axis for the examples in front, in these lengths.
+
+        What is too long is cut, what is too short repeated; of what is empty there are zeros.
+        """
+        leaves, structure = jax.tree.flatten(args)
+
+        def repeat(leaf: NDArray[Any], axes: dict[int, str]) -> NDArray[Any]:
+            for axis, name in axes.items():
+                size = leaf.shape[1 + axis]
+                leaf = np.pad(
+                    leaf, [(0, int(i == 1 + axis and not size)) for i in range(leaf.ndim)]
+                )
+                leaf = np.take(leaf, np.arange(lengths[name]) % max(size, 1), axis=1 + axis)
+            return leaf
+
+        repeated = [repeat(*pair) for pair in zip(leaves, self.axes, strict=True)]
+        return jax.tree.unflatten(structure, repeated)
 
     def padded(self, args: Tree, sizes: Mapping[str, int]) -> Tree:
         """Returns the arguments, an axis for the examples in front, with zeros behind."""

@@ -285,6 +285,18 @@ SEE_PADDING: dict[str, tuple[Any, str]] = {
     "blurred": (scored(baseline=baselines.blurred(1.0)), "the baseline blurred"),
     "shifted": (scored(baseline=lambda x: jnp.roll(x, 1)), "the baseline .*lambda.* computes"),
     "path": (scored(path=paths.blur(2.0)), "the path blur.* computes"),
+    "of the arguments": (
+        igjax.from_arguments(lambda x, mask: (scored(baseline=mean(x)), (x, mask))),
+        "the baseline of an example depends on how far that is padded",
+    ),
+    "of the shape": (
+        scored(baseline=lambda x: jnp.linspace(0.0, 1.0, x.size).reshape(x.shape)),
+        "the baseline of an example depends on how far",
+    ),
+    "of all that a model sees": (
+        scored(baseline=baselines.max_entropy(lambda x: jnp.stack([(x - 1).sum(), 0.0]), steps=2)),
+        "the baseline of an example depends on how far",
+    ),
     "of a layer": (
         igjax.layer_conductance(
             lambda x, mask: jnp.sum(jnp.where(mask[:, None], checkpoint_name(x * 2, "h"), 0.0)),
@@ -304,8 +316,9 @@ SEE_PADDING: dict[str, tuple[Any, str]] = {
 def test_what_would_see_padding_is_refused(tmp_path: pathlib.Path, name: str) -> None:
     attribution, message = SEE_PADDING[name]
     source = CASES["tokens"].examples if name == "of tokens" else PADDED
-    with pytest.raises(ValueError, match=message):
-        run(Case(attribution, [], {}), source, tmp_path / "out", buckets=(4, 6))
+    for buckets in [(4, 6), (6,)]:
+        with pytest.raises(ValueError, match=message):
+            run(Case(attribution, [], {}), source, tmp_path / "out", buckets=buckets)
     assert not (tmp_path / "out").exists()
 
 
@@ -319,6 +332,22 @@ def test_what_treats_each_entry_by_itself_is_taken(tmp_path: pathlib.Path, basel
     found = read(tmp_path)["attributions"]
     for x, own in zip(PADDED, found, strict=True):
         expected = attribution(x, mask=np.ones(len(x), bool))
+        np.testing.assert_allclose(own[: len(x)], expected, rtol=1e-4, atol=1e-6)
+        assert not own[len(x) :].any()
+
+
+def test_a_baseline_of_what_the_mask_keeps_is_taken(tmp_path: pathlib.Path) -> None:
+    def made(x: jax.Array, mask: jax.Array) -> Any:
+        kept = jnp.where(mask[:, None], x, 0.0)
+        start = jnp.full_like(x, jnp.sum(kept) / (4 * jnp.sum(mask).astype(x.dtype)))
+        return scored(baseline=start), (x, mask)
+
+    attribution = igjax.from_arguments(made)
+    flawed = [np.full((2, 4), np.nan, np.float32), *PADDED]  # the first, which others are like
+    summary = run(Case(attribution, [], {}), flawed, tmp_path, buckets=(4,))
+    assert (summary.done, summary.failed) == (len(PADDED), 1)
+    for x, own in zip(PADDED, read(tmp_path)["attributions"][1:], strict=True):
+        expected = attribution(x, np.ones(len(x), bool))
         np.testing.assert_allclose(own[: len(x)], expected, rtol=1e-4, atol=1e-6)
         assert not own[len(x) :].any()
 

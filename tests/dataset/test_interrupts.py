@@ -36,7 +36,7 @@ def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupted(match: str = "") -> Iterator[Signals]:
+def interrupted(match: str | None = None) -> Iterator[Signals]:
     with pytest.raises(KeyboardInterrupt, match=match), noted() as signals:
         yield signals
 
