@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 from igjax._jaxpr import program
 from igjax._sharding import is_number
 from igjax._trees import Tree
+from igjax.dataset import _callbacks
 from igjax.dataset._source import Rows, Source
 
 _HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
@@ -59,7 +60,7 @@ def _lines(jaxpr: Any) -> Iterator[str]:
     for eqn in jaxpr.eqns:
         inside = program.inside(eqn)
         params = sorted(
-            (name, _ADDRESS.sub("", repr(value)))
+            (name, _parameter(eqn.primitive.name, value))
             for name, value in eqn.params.items()
             if not any(part is value or _holds(value, part) for part in inside)
         )
@@ -70,6 +71,13 @@ def _lines(jaxpr: Any) -> Iterator[str]:
     yield f"return {' '.join(map(said, jaxpr.outvars))}"
 
 
+def _parameter(primitive: str, value: Any) -> str:
+    if callable(value) and primitive in _CALLED_BACK:
+        return _callbacks.told(value)
+    return _ADDRESS.sub("", repr(value))
+
+
+_CALLED_BACK = ("pure_callback", "io_callback")  # the results of which depend on Python
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
