@@ -11,14 +11,13 @@ from igjax.dataset._store import DONE, FAILED, PENDING, Store
 
 QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 _SETTINGS = (
-    "fields",
     "buckets",
     "ragged",
     "batch_size",
     "chunks_per_program",
     "block",
 )
-_FINGERPRINTS = ("attribution", "data")
+_FINGERPRINTS = ("attribution",)
 _GAP = ("completeness_gap", "value", "baseline_value")
 _OF_OUTPUTS = ("error", *_GAP)
 
@@ -37,13 +36,15 @@ def facts(store: Store, failures: int) -> dict[str, Any]:
       is absent from ``distributions`` and, for ``converged`` and ``reasons``, None.
     """
     attributes, status = store.attributes, store.whole("status")
+    made = store.made_with(store.whole("made_with")[status != PENDING])
     done = status == DONE
     return {
         "out": store.out,
-        "settings": {name: attributes.get(name) for name in _SETTINGS},
+        "settings": {"fields": list(attributes["fields"])}
+        | {name: attributes.get(name) for name in _SETTINGS},
         "fingerprints": {name: attributes.get(name) for name in _FINGERPRINTS},
-        "versions": attributes.get("versions", {}),
-        "device": attributes.get("device"),
+        "versions": made["versions"],
+        "device": made["device"],
         "progress": _progress(status, attributes["length"]),
         "distributions": _distributions(store, done),
         "converged": _share(store, done),

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from igjax._engine.attribution import Attribution
 from igjax._inputs import check_count, check_flag, check_function
 from igjax._trees import Tree
-from igjax.dataset import _hosts, _interrupts
+from igjax.dataset import _hosts, _interrupts, _kvstore
 from igjax.dataset._blindness import check_baseline_blind_to_padding
 from igjax.dataset._check import Check
 from igjax.dataset._compiler import Compiler
@@ -166,6 +166,7 @@ def run(
     """Does what ``attribute_dataset`` says, with another tuning, too."""
     start = time.monotonic()
     check_function("attribute_dataset", attribution)
+    out = _kvstore.address(out)
     if on_error not in ("record", "raise"):
         raise ValueError(f'on_error must be "record" or "raise"; got {on_error!r}.')
     if mesh is not None and not isinstance(mesh, Mesh):
@@ -191,7 +192,6 @@ def run(
         if not isinstance(attribution, Attribution):
             _doubt(method.name, returned)
         arrays = layout(returned, fields, check.ragged.fields.values())
-        out = os.fspath(out)
         store = _hosts.first_alone(
             lambda: opened(out, resume, arrays, method, check, examples, batch_size, tuning),
             lambda: reopened(out),

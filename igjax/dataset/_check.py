@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from igjax._trees import Tree
 from igjax.dataset._ragged import Buckets, as_ragged
+from igjax.dataset._rowhash import row_hashes
 from igjax.dataset._source import Refused, Rows
 
 Given = tuple[tuple[Tree, ...], dict[str, Tree]]  # arguments by position, and masks by keyword
@@ -36,6 +37,7 @@ class Examples(NamedTuple):
       given: what to call the attribution with, NumPy arrays with these examples along the first
         axis.
       lengths: of what has been padded, before it was, by name.
+      fingerprints: of each example, before it was padded.
       flaws: what of an example is not finite, by its number.
     """
 
@@ -43,6 +45,7 @@ class Examples(NamedTuple):
     shape: Shape
     given: Given
     lengths: dict[str, int]
+    fingerprints: NDArray[np.uint64]
     flaws: dict[int, str]
 
 
@@ -83,7 +86,15 @@ class Check:
         given = self._ready(args, lengths)
         leaves, structure = jax.tree.flatten(given)
         shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
-        yield Examples(rows.numbers, shape, given, lengths, _flaws(rows.numbers, args))
+        flaws = _flaws(rows.numbers, args)
+        yield Examples(rows.numbers, shape, given, lengths, _fingerprints(args), flaws)
+
+    def fingerprints(self, rows: Rows) -> NDArray[np.uint64]:
+        """Returns those of examples as they are given; 0 where they have none."""
+        try:
+            return _fingerprints(_arrays(rows.args))
+        except TypeError:
+            return np.zeros(len(rows.numbers), np.uint64)
 
     def alone_and_padded(self) -> tuple[Given, Given]:
         """Returns an example twice, without padding and in the largest bucket.
@@ -127,6 +138,10 @@ class Check:
 def _one(examples: Tree) -> Tree:
     """Returns the first of some examples."""
     return jax.tree.map(lambda leaf: np.asarray(leaf[0]), examples)
+
+
+def _fingerprints(args: tuple[Tree, ...]) -> NDArray[np.uint64]:
+    return row_hashes(jax.tree.leaves(args))
 
 
 def _flaws(numbers: NDArray[np.int64], args: tuple[Tree, ...]) -> dict[int, str]:

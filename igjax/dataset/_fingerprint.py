@@ -1,4 +1,4 @@
-"""Fingerprints of functions and data: whether a run goes on with what it began with."""
+"""Fingerprints of functions: whether a run goes on with what it began with."""
 
 import hashlib
 import re
@@ -14,11 +14,6 @@ from igjax._jaxpr import program
 from igjax._sharding import is_number
 from igjax._trees import Tree
 from igjax.dataset import _callbacks
-from igjax.dataset._source import Rows, Source
-
-_HASHED_WHOLE = 2**31  # bytes: of arrays that are larger, a sample is looked at
-_SAMPLE = 64  # examples
-_READ = 1024  # numbers of examples looked at at once, for those of the sample
 
 
 def of_function(fun: Callable[..., Any], *args: Tree) -> dict[str, str]:
@@ -89,31 +84,6 @@ def _of_constant(constant: Any) -> bytes:
     value = jnp.asarray(constant) if is_number(constant) else jax.random.key_data(constant)
     said = f"{constant.dtype}{constant.shape}".encode()
     return said + np.asarray(_checksum(value)).tobytes()
-
-
-def of_data(source: Source) -> str:
-    """Returns that of the examples: of all in arrays, if that is not too much, else of some.
-
-    Of a stream it is the first one; of others, some that are evenly spread.
-    """
-    digest = hashlib.blake2b(f"{source.length}".encode(), digest_size=16)
-    for part in _looked_at(source):
-        for leaf in map(np.ascontiguousarray, jax.tree.leaves(part)):
-            digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-            digest.update(leaf.ravel().view(np.uint8).data)
-        digest.update(b"next")
-    return digest.hexdigest()
-
-
-def _looked_at(source: Source) -> Iterator[Any]:
-    if source.length is None:
-        return iter([source.first.args] if source.first else [])
-    arrays = jax.tree.leaves(source.arrays)
-    if arrays and sum(array.nbytes for array in arrays) <= _HASHED_WHOLE:
-        return iter(arrays)
-    step = max(1, source.length // _SAMPLE)
-    read = source.read(lambda numbers: numbers % step == 0, _READ)
-    return (item.args if isinstance(item, Rows) else () for item in read)
 
 
 @jax.jit

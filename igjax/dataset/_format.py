@@ -11,6 +11,8 @@ from igjax.dataset import _kvstore
 
 GROUP = "zarr.json"  # the file that makes a folder a group
 FAILURE_BYTES = 256
+CHUNK = 2**22  # bytes of results in a chunk of an array, at most, unless one example has more
+LONGEST = 4096  # examples in a chunk, at most
 _CODECS = {"name": "zstd", "configuration": {"level": 3}}, {"name": "crc32c"}
 
 
@@ -24,8 +26,19 @@ class Field(NamedTuple):
 # What every store has beside the results. The status last: where it is, all is.
 BOOKKEEPING = {
     "failure": Field((FAILURE_BYTES,), np.dtype(np.uint8)),
+    "fingerprint": Field((), np.dtype(np.uint64)),  # of the example; 0 where it is not known
+    "made_with": Field((), np.dtype(np.uint16)),
+    "checksum": Field((), np.dtype(np.uint64)),  # of all the others, and of where they are
     "status": Field((), np.dtype(np.uint8)),
 }
+
+
+def from_json(text: bytes) -> Any:
+    """Returns what a text says; None if it is no JSON, or nested deeper than anyone writes it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def group(attributes: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
-"""The store of a run: a new one, or one that was begun with the same attribution and data."""
+"""The store of a run: a new one, or one that was begun with the same attribution."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -8,16 +9,16 @@ import jaxlib.version
 import numpy as np
 
 from igjax._version import __version__
-from igjax.dataset import _creation, _fingerprint
+from igjax.dataset import _creation
+from igjax.dataset._attributes import IDENTITY, LAYOUT, MADE_BY, Made, told
 from igjax.dataset._check import Check
-from igjax.dataset._format import Field
+from igjax.dataset._format import CHUNK, LONGEST, Field
 from igjax.dataset._method import Method
 from igjax.dataset._source import Source
 from igjax.dataset._store import Store
 from igjax.dataset._tuning import Trial, Tuning
 
-_CHUNK = 2**22  # bytes of results in a chunk of an array, at most
-_LONGEST = 4096  # examples in a chunk, at most
+_logger = logging.getLogger("igjax")
 
 
 def opened(
@@ -46,28 +47,31 @@ def opened(
       FileExistsError: if there is one, and must not be; or something else.
       ValueError: if it was made with something else.
     """
-    identity = {
-        "fields": sorted(arrays),
+    identity: dict[str, Any] = {
         **check.ragged.told(),
         "arguments": [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(check.like)],
         "attribution": method.fingerprint(check.like),
-        "data": _fingerprint.of_data(source),
+        "fields": told(arrays),
     }
     attributes = _creation.found(out)
     if attributes is None:
         _creation.check_empty(out)  # soon: to try batch sizes takes a while
+        parts = method.parts(check.like)
         new = _new(arrays, method, check, source, batch_size, tuning)
-        attributes = new | identity | {"parts": method.parts(check.like)}
-        if _creation.begin(out, attributes):
-            return _creation.complete(out, arrays, attributes)
-        attributes = _creation.found(out) or attributes  # another run was faster
+        new_attributes: Any = {**new, **identity, "parts": parts}
+        if _creation.begin(out, new_attributes):
+            return _creation.complete(out, new_attributes)
+        attributes = _creation.found(out) or new_attributes  # another run was faster
     if not resume:
         raise FileExistsError(
             f"{out} holds attributions already. resume=True goes on with them; for new ones "
             "give another out."
         )
     _check_identity(out, attributes, identity, lambda: method.parts(check.like))
-    return _creation.complete(out, arrays, attributes)
+    _check_length(out, attributes["length"], source.length)
+    store = _creation.complete(out, attributes)
+    _note_what_it_is_made_with(store)
+    return store
 
 
 def reopened(out: str) -> Store:
@@ -97,28 +101,25 @@ def _new(
     if batch_size == "auto":
         batch_size = trial.fastest()
     size = max(field.dtype.itemsize * int(np.prod(field.shape)) for field in arrays.values())
-    longest = max(1, min(_LONGEST, _CHUNK // max(size, 1)))
-    share = -(-(source.length or _LONGEST) // (tuning.blocks * jax.process_count()))
+    longest = max(1, min(LONGEST, CHUNK // max(size, 1)))
+    share = -(-(source.length or LONGEST) // (tuning.blocks * jax.process_count()))
     return {
-        "made_by": _creation.MADE_BY,
+        "made_by": MADE_BY,
+        "layout": LAYOUT,
         "length": source.length,
         "block": min(longest, max(1, share)),
         "batch_size": batch_size,
         "chunks_per_program": trial.chunks(batch_size),
-        "versions": _versions(),
-        "device": jax.devices()[0].device_kind,
-        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009
+        "made_with": [_made()],
     }
 
 
-# In this order: an attribution of other shapes is another one, too.
-_IDENTITY = {
+_OTHER = {
     "buckets": "other buckets",
     "ragged": "other axes to pad",
     "arguments": "other data, of other shapes or dtypes",
     "attribution": "another one",
     "fields": "other fields",
-    "data": "other data",
 }
 
 
@@ -139,22 +140,54 @@ def _check_identity(
     parts: Callable[[], Mapping[str, str]],
 ) -> None:
     """Raises ValueError if the store was made with something else."""
-    for name, what in _IDENTITY.items():
-        there, here = attributes.get(name), identity[name]
+    for name in IDENTITY:
+        there, here = attributes[name], identity[name]
         if there != here:
-            versions = _versions()
-            made = attributes["versions"]
-            changed = ", ".join(
-                f"{p} {made[p]} then, {v} now" for p, v in versions.items() if made[p] != v
-            )
-            other = what
+            changed = _changes(attributes["made_with"][-1]["versions"], _made()["versions"])
+            other = _OTHER[name]
             if name == "attribution":
-                other = _other_attribution(there or {}, here, attributes.get("parts", {}), parts())
+                other = _other_attribution(there, here, attributes.get("parts", {}), parts())
             raise ValueError(
                 f"{out} was made with {other} ({name}: {there} there, {here} here). Call with "
                 "what it was made with, or give another out."
                 + (f" Or it is due to the versions: {changed}." if changed else "")
             )
+
+
+def _check_length(out: str, there: int | None, here: int | None) -> None:
+    """Raises ValueError if there were more examples, or fewer; of a stream that is seen later."""
+    if here is not None and here != there:
+        said = "a source of unknown length" if there is None else f"{there} examples"
+        raise ValueError(
+            f"{out} was made with other data: of {said}; source has {here}. Call with what it was "
+            "made with, or give another out."
+        )
+
+
+def _note_what_it_is_made_with(store: Store) -> None:
+    """Writes down what the next results are made with, if it is not what the last ones were."""
+    here, there = _made(), store.attributes["made_with"]
+    if here == there[-1]:
+        return
+    _logger.warning(
+        "%s: %s. What comes now is made with that; the array made_with says which is which.",
+        store.out,
+        _changes(_flat(there[-1]), _flat(here)),
+    )
+    store.note(made_with=[*there, here])
+
+
+def _changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Says what was otherwise when a store was made."""
+    return ", ".join(
+        f"{name} {there.get(name)} then, {value} now"
+        for name, value in here.items()
+        if there.get(name) != value
+    )
+
+
+def _flat(made: Made) -> dict[str, Any]:
+    return {**made["versions"], "device": made["device"], "precision": made["matmul_precision"]}
 
 
 def _other_attribution(
@@ -180,5 +213,14 @@ def _other_attribution(
     return "another attribution: of another function, or by another rule, path or baseline"
 
 
-def _versions() -> dict[str, str]:
-    return {"igjax": __version__, "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
+def _made() -> Made:
+    """Returns what results are made with here."""
+    return {
+        "versions": {
+            "igjax": __version__,
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.version.__version__,
+        },
+        "device": jax.devices()[0].device_kind,
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),  # noqa: B009
+    }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from igjax.dataset import _progress
+from igjax.dataset import _progress, _unchanged
 from igjax.dataset._batches import Batch, ReadAhead, batches
 from igjax.dataset._blocks import Blocks
 from igjax.dataset._check import Check, Examples
@@ -83,8 +83,9 @@ class Run:
         self._meter = _progress.Meter(total, self._share.done, self._share.failed)
         self._tally = Tally()
         self._reported = method.returned(check.like).report is not None
-        # Of examples on their way: lengths of what is padded, and what is not finite.
+        # Of examples on their way: lengths of what is padded, hashes, and what is not finite.
         self._lengths: dict[int, dict[str, int]] = {}
+        self._fingerprints: dict[int, int] = {}
         self._flaws: dict[int, str] = {}
         self._seen = 0  # examples that the source has given
 
@@ -93,9 +94,12 @@ class Run:
 
         Raises:
           Interrupted: if a signal has come, when what is done has been written.
+          ValueError: if examples are not those that results are of; and see above.
         """
+        if self._source.length is not None:  # a stream is looked at as it comes
+            _unchanged.check_source(self._store.out, self._source, self._check, self._share)
         attributes = self._store.attributes
-        batch_size, chunks = int(attributes["batch_size"]), int(attributes["chunks_per_program"])
+        batch_size, chunks = attributes["batch_size"], attributes["chunks_per_program"]
         tile, sharding = self._method.tile(batch_size, chunks), self._method.compiler.examples
 
         def reading(reader: ReadAhead) -> Iterator[Batch | Refused]:
@@ -155,19 +159,25 @@ class Run:
 
     def _examples(self, at_once: int) -> Iterator[Examples | Refused]:
         """Yields those to be done, read and checked. In the reader's thread."""
-        if self._source.length is None and self._store.attributes["length"] is not None:
-            return  # a stream that has been read to its end
-        for given in self._source.read(self._wants, at_once):
+        for given in self._source.read(self._reads, at_once):
+            self._check_seen(at_end=False)
+            _unchanged.check_rows(self._store.out, given, self._check, self._share)
+            numbers = given.numbers if isinstance(given, Rows) else np.array([given.number])
+            if not self._share.wants(numbers).all():
+                continue
             for item in self._check(given) if isinstance(given, Rows) else [given]:
                 if isinstance(item, Examples):
+                    own = item.numbers.tolist()
                     if item.lengths:
-                        self._lengths.update(dict.fromkeys(item.numbers.tolist(), item.lengths))
+                        self._lengths.update(dict.fromkeys(own, item.lengths))
+                    self._fingerprints.update(zip(own, item.fingerprints.tolist(), strict=True))
                     self._flaws.update(item.flaws)
                 yield item
 
-    def _wants(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _reads(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tells which examples are to be read: of a stream all, which come anyway."""
         self._seen = max(self._seen, int(numbers[-1]) + 1)
-        return self._share.wants(numbers)
+        return self._share.wants(numbers) | (self._source.length is None)
 
     def _take(self, item: Results | Refused) -> Refused | None:
         """Puts what has come where it belongs; gives back the last that was refused."""
@@ -179,6 +189,8 @@ class Run:
         for name, field in self._check.ragged.fields.items():
             lengths = [self._lengths[int(index)][name] for index in item.indices]
             values[field] = np.array(lengths, np.int32)
+        fingerprints = [self._fingerprints.pop(index) for index in item.indices.tolist()]
+        values["fingerprint"] = np.array(fingerprints, np.uint64)
         good = np.array([reason is None for reason in reasons], bool)
         self._meter.add(item.returned.report, good)
         self._blocks.done(item.indices[good], {n: value[good] for n, value in values.items()})
@@ -195,10 +207,26 @@ class Run:
         return refused
 
     def _measure_stream(self) -> None:
-        """Writes down the length of a source that has ended."""
+        """Writes down the length of a source that has ended.
+
+        Raises:
+          ValueError: if it is not the one that has been written down.
+        """
         if self._store.attributes["length"] is None:
             self._store.resize(self._seen)
             self._store.note(length=self._seen)
+        elif self._source.length is None:
+            self._check_seen(at_end=True)
+
+    def _check_seen(self, *, at_end: bool) -> None:
+        """Raises ValueError if a stream is not as long as it was."""
+        length = self._store.attributes["length"]
+        if length is not None and (self._seen > length or (at_end and self._seen < length)):
+            found = self._seen if at_end else f"more than {length}"
+            raise ValueError(
+                f"{self._store.out} was made with other data: the source gives {found} examples, "
+                f"and gave {length}. Call with what it was made with, or give another out."
+            )
 
     def _left(self) -> str:
         """Says what somebody has who ends it now."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from igjax._inputs import check_count
 from igjax._trees import Tree
-from igjax.dataset import _creation, _fingerprint
+from igjax.dataset import _creation, _kvstore
 from igjax.dataset._attribute import attribute_dataset
 from igjax.dataset._layout import ATTRIBUTIONS, field_of
 from igjax.dataset._ragged import Buckets
@@ -31,7 +31,8 @@ class Verification(NamedTuple):
         what is in the store.
       allowed: what each distance may be.
       changed: what is not as it was when the store was made, by name: what is there and what is
-        here, None if that is not known. Of the data, ``data``; of an attribution of igjax's own its
+        here, None if that is not known. Of the data, ``data``: the hash of the first of these
+        examples that is another; of an attribution of igjax's own its
         ``name``, and fingerprints of ``function``, ``baseline`` and ``rule``, of the numbers in
         them, as in ``function_constants``, and of all of it, ``equations`` and ``constants``;
         versions, ``device`` and ``matmul_precision``. (What is attributed at a layer or at tokens
@@ -109,7 +110,8 @@ def verify(
         raise ValueError(f"within must be at least 0; got {within}.")
     if jax.process_count() > 1:
         raise ValueError("verify works in one process: call it without jax.distributed.")
-    store = _creation.to_read(os.fspath(out))
+    out = _kvstore.address(out)
+    store = _creation.to_read(out)
     names = [name for name in store.fields if field_of(name) == ATTRIBUTIONS]
     if not names:
         raise ValueError(f"the store in {out} has no attributions to compare with.")
@@ -124,7 +126,7 @@ def verify(
             attribution,
             _rows(given, drawn),
             out=folder,
-            batch_size=min(int(store.attributes["batch_size"]), len(drawn)),
+            batch_size=min(store.attributes["batch_size"], len(drawn)),
             mesh=mesh,
             progress=False,
             buckets=buckets,
@@ -136,7 +138,7 @@ def verify(
     _check_shapes(old, new, names)
     distances = _norm(new, names, minus=old) / np.maximum(_norm(old, names), np.finfo(float).tiny)
     distances[new["status"] != DONE] = np.inf
-    changed = _changed(_told(store), {**_told(again), "data": _fingerprint.of_data(given)})
+    changed = _changed(_told(store, old), _told(again, new)) | _changed_data(drawn, old, new)
     return Verification(drawn, distances, within + _of_errors(old, new), changed)
 
 
@@ -205,9 +207,25 @@ def _changed(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any
     }
 
 
-def _told(store: Store) -> dict[str, Any]:
-    """Returns what a store says of what made it."""
-    attributes = store.attributes
-    others = {name: attributes.get(name) for name in ("data", "device", "matmul_precision")}
-    parts = attributes.get("parts", {})
-    return {**attributes["attribution"], **parts, **attributes["versions"], **others}
+def _changed_data(
+    numbers: NDArray[np.int64], old: dict[str, Any], new: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the first example that is not as it was."""
+    others = np.flatnonzero(old["fingerprint"] != new["fingerprint"])
+    if not others.size:
+        return {}
+    first = others[0]
+    there, here = (f"{rows['fingerprint'][first]:016x}" for rows in (old, new))
+    return {"data": (f"{there} of example {numbers[first]}", here)}
+
+
+def _told(store: Store, rows: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a store says of what made these rows; of several versions, of the last ones."""
+    attributes, made = store.attributes, store.made_with(rows["made_with"])
+    others = {name: made[name] for name in ("device", "matmul_precision")}
+    return {
+        **attributes["attribution"],
+        **attributes.get("parts", {}),
+        **made["versions"],
+        **others,
+    }

@@ -21,7 +21,8 @@ import zarr
 
 import igjax
 from igjax._cli import _attribute, _data, _doctor, _exits, _facts, _named, command
-from igjax.dataset import _creation, _format, _progress, _store, attribute_dataset
+from igjax.dataset import _creation, _progress, _store, attribute_dataset
+from igjax.dataset._format import BOOKKEEPING
 
 ROOT = pathlib.Path(__file__).parents[2]
 XS = np.linspace(-1, 2, 60, dtype=np.float32).reshape(20, 3)
@@ -259,7 +260,7 @@ def test_a_path_is_a_name(run):
 def test_only_the_fields_asked_for_are_stored(run):
     code, _, _ = attribute(run, "--field", "value", "--field", "error")
     assert code == 0
-    assert set(zarr.open_group("attr.zarr")) == {"value", "error", "status", "failure"}
+    assert set(zarr.open_group("attr.zarr")) == {"value", "error", *BOOKKEEPING}
 
 
 def test_buckets_take_inputs_of_different_length(run):
@@ -810,13 +811,14 @@ def test_inspect_of_a_stream_that_is_not_done(run):
     assert "not known" in run("inspect", "attr.zarr")[1]
 
 
-def test_inspect_of_a_store_with_nothing_done(run):
-    arrays = {"error": _format.Field((), np.dtype(np.float32))}
-    attributes = {"made_by": "igjax", "fields": ["error"], "length": 4, "block": 2}
+def test_inspect_of_a_store_with_nothing_done(run, flawed_store):
+    attributes = _creation.found(str(flawed_store))
+    field = {"dtype": "float32", "shape": []}
+    attributes |= {"fields": {"error": field}, "length": 4, "block": 2}
     assert _creation.begin("attr.zarr", attributes)
     code, _, err = run("inspect", "attr.zarr")  # of what a run leaves that is killed early
     assert (code, err) == (2, "Error: there is no store of attributions in attr.zarr.\n")
-    _creation.complete("attr.zarr", arrays, attributes)
+    _creation.complete("attr.zarr", attributes)
     facts = facts_of(run, "attr.zarr")
     assert facts["progress"] == {"examples": 4, "done": 0, "failed": 0, "pending": 4}
     assert facts["distributions"]["error"]["max"] is None

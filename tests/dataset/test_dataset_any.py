@@ -17,6 +17,7 @@ from slowly import all_slow_but
 import igjax
 from igjax import baselines, paths
 from igjax.dataset import attribute_dataset
+from igjax.dataset._format import BOOKKEEPING
 from igjax.quadrature import gauss_legendre, to_tolerance
 
 RNG = np.random.default_rng(0)
@@ -263,7 +264,7 @@ def test_integers_and_flags_are_stored_as_they_are(tmp_path: pathlib.Path) -> No
         stored = found[f"attributions.{name}"]
         assert stored.dtype == dtype
         np.testing.assert_array_equal(stored, np.asarray(expected[name]).astype(dtype))
-    assert found.keys() == {"status", "failure", *(f"attributions.{name}" for name in expected)}
+    assert found.keys() == {*BOOKKEEPING, *(f"attributions.{name}" for name in expected)}
 
 
 def scored(**options: Any) -> Any:

@@ -18,12 +18,13 @@ import zarr
 from jax.sharding import Mesh
 
 import igjax
-from igjax.dataset import _creation, attribute_dataset
+from igjax.dataset import _creation, attribute_dataset, verify
+from igjax.dataset._format import BOOKKEEPING
 from igjax.quadrature import gauss_legendre
 
 XS = np.linspace(0.5, 2.0, 8, dtype=np.float32).reshape(4, 2)
 ONE = Mesh(np.array(jax.devices()[:1]), ("example",))
-ARRAYS = ("value", "failure", "status")  # of a store with this field, as they are made
+ARRAYS = ("value", *BOOKKEEPING)  # of a store with this field, as they are made
 
 
 def squares(x: Any) -> jax.Array:
@@ -90,6 +91,10 @@ def nothing(out: pathlib.Path) -> None:
     pass
 
 
+def hidden(name: str) -> Any:
+    return lambda out: (out / name).write_text("{}")
+
+
 def metadata_folder(out: pathlib.Path) -> None:
     (out / "zarr.json").mkdir()
 
@@ -101,15 +106,23 @@ IN_THE_WAY: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "a link": (link, "holds value"),
     "a link to nothing": (dangling, "holds value"),
     "a folder with the name of metadata": (metadata_folder, "holds zarr.json"),
-    "results without metadata": (without_metadata, "holds attributions and 9 more"),
+    "results without metadata": (without_metadata, "holds attributions and 12 more"),
     "results with empty metadata": (metadata(""), "zarr.json that is damaged"),
     "results with torn metadata": (metadata('{"zarr_format": 3, "attr'), "is damaged"),
     "results with bytes": (metadata("\0\x80"), "is damaged"),
     "results with a list": (metadata("[]"), "is damaged"),
     "results with half the attributes": (
-        metadata('{"attributes": {"made_by": "igjax"}}'),
-        "is damaged",
+        metadata('{"attributes": {"made_by": "igjax", "layout": 2}}'),
+        "is damaged: it is not that of a Zarr v3 group",
     ),
+    "results of another version": (
+        metadata('{"attributes": {"made_by": "igjax"}}'),
+        "another version of igjax .layout 2 is expected; got 1",
+    ),
+    "results with deep metadata": (metadata("[" * 100_000), "zarr.json that is damaged"),
+    "a Zarr v2 group": (hidden(".zgroup"), "holds .zgroup"),
+    "a Zarr v2 array": (hidden(".zarray"), "holds .zarray"),
+    "a repository": (lambda out: (out / ".git").mkdir(), "holds .git"),
     "results with attributes that are none": (metadata('{"attributes": 3}'), "is damaged"),
     "empty metadata alone": (metadata("", nothing), "zarr.json that is damaged"),
     "a Zarr group": (zarr.create_group, "none that igjax has made"),
@@ -164,10 +177,25 @@ def test_an_empty_folder_given_as_an_address_is_looked_at(tmp_path: pathlib.Path
 def test_hidden_files_do_not_count(tmp_path: pathlib.Path) -> None:
     for name in (".DS_Store", ".gitkeep"):
         (tmp_path / name).write_text("the system's")
-    (tmp_path / ".git" / "refs").mkdir(parents=True)
-    hidden = tree(tmp_path)
+    before = tree(tmp_path)
     assert run(tmp_path).new == 4
-    assert hidden.items() <= tree(tmp_path).items()
+    assert before.items() <= tree(tmp_path).items()
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for out in (tmp_path / "link", tmp_path / "link" / "store"):
+        with pytest.raises(FileExistsError, match="link is a link to what is not there"):
+            run(out)
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("out", [b"store", 3, None, "", "a\0b"])
+def test_what_is_no_name_is_refused(out: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="out must be"):
+        run(out)
+    with pytest.raises((TypeError, ValueError), match="out must be"):
+        verify(ATTRIBUTION, XS, out=out)
 
 
 def test_what_cannot_be_looked_at_is_no_empty_folder(tmp_path: pathlib.Path) -> None:
@@ -232,10 +260,9 @@ def test_a_store_is_made_in_such_an_order_that_any_part_of_it_can_be_told(
 ) -> None:
     out, attributes = tmp_path / "out", _creation.found(os.fspath(whole))
     assert attributes is not None
-    fields = _creation.open_existing(os.fspath(whole)).fields  # type: ignore[union-attr]
     assert _creation.begin(os.fspath(out), attributes)
     assert [path.name for path in out.rglob("*")] == ["zarr.json"]
-    _creation.complete(os.fspath(out), {"value": fields["value"]}, attributes)
+    _creation.complete(os.fspath(out), attributes)
     made = sorted(out.glob("*/zarr.json"), key=lambda path: path.stat().st_mtime_ns)
     assert tuple(path.parent.name for path in made) == ARRAYS
 
@@ -338,7 +365,7 @@ def test_no_key_leads_out_of_the_store_and_no_two_to_one_array(tmp_path: pathlib
     expected = {f"attributions.{name}": xs[key] for key, name in NAMES.items()}
     expected |= {"attributions.a%2E.b": XS, "attributions.c.b.0": XS - 1}
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
-    assert folders == {*expected, "status", "failure"}
+    assert folders == {*expected, *BOOKKEEPING}
     assert len({name.lower() for name in folders}) == len(folders)
     group = zarr.open_group(tmp_path / "out", mode="r")
     for name, x in expected.items():
