@@ -43,12 +43,6 @@ def check_count(name: str, count: Any, least: int, most: int | None = None) -> i
     return number
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raises TypeError unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False; got {value!r}.")
-
-
 def check_index(name: str, index: Any, length: int) -> None:
     """Raises unless ``index`` is one of an axis, as far as it is known when this is traced.
 

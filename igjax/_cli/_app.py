@@ -193,8 +193,8 @@ def inspect_store(
 
         from igjax._cli._tables import tables
 
-        colors = None if os.environ.get("NO_COLOR") else "auto"
-        Console(color_system=colors).print(*tables(found), sep="\n")
+        console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+        console.print(*tables(found), sep="\n")
 
 
 @app.command("verify", no_args_is_help=True)
