@@ -60,7 +60,8 @@ class Blocks:
     def failed(self, index: int, reason: str, values: Mapping[str, NDArray[Any]]) -> None:
         """Takes what is known of an example that could not be attributed, and why it could not."""
         text = np.zeros((1, FAILURE_BYTES), np.uint8)
-        whole = reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode()  # no half letter
+        cut = reason.encode(errors="backslashreplace")[:FAILURE_BYTES]
+        whole = cut.decode(errors="ignore").encode()  # no half letter
         encoded = np.frombuffer(whole, np.uint8)
         text[0, : len(encoded)] = encoded
         status = np.full(1, FAILED, np.uint8)

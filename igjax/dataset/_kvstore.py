@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import urllib.parse
 import urllib.request
 import uuid
@@ -59,6 +60,11 @@ def address(out: Any) -> str:
     if not name or "\0" in name:
         raise ValueError(f"out must be the name of a folder, or an address; got {name!r}.")
     return name
+
+
+def _is_address(out: str) -> bool:
+    """Tells an address from a folder, in whose name there may be anything."""
+    return re.match(r"[A-Za-z][\w+.-]*://", out) is not None
 
 
 def create(out: str, name: str, value: bytes) -> bool:
@@ -188,7 +194,7 @@ def _trouble(what: str) -> Iterator[None]:
 
 def _folder(out: str) -> pathlib.Path | None:
     """Returns the path of a folder on this machine; None for addresses elsewhere."""
-    if "://" not in out:
+    if not _is_address(out):
         return pathlib.Path(out)
     url = urllib.parse.urlsplit(out)
     return pathlib.Path(urllib.request.url2pathname(url.path)) if url.scheme == "file" else None
@@ -196,5 +202,5 @@ def _folder(out: str) -> pathlib.Path | None:
 
 def _url(out: str) -> str:
     """Returns the address of a store. What is none is a path."""
-    base = out if "://" in out else pathlib.Path(out).absolute().as_uri()
+    base = out if _is_address(out) else pathlib.Path(out).absolute().as_uri()
     return base if base.endswith("/") else f"{base}/"
