@@ -159,6 +159,20 @@ def test_attributions_are_at_the_ids_that_vectors_are_looked_up_by(case, baselin
         np.testing.assert_allclose(kept, found * as_float(IDS != 7), rtol=1e-4, atol=1e-5)
 
 
+def test_ids_that_are_moved_on_many_devices():
+    def model(ids):
+        moved = jnp.roll(ids, 1).at[0].set(CLS)
+        return jnp.sum(jnp.tanh(checkpoint_name(TABLE[moved], "embedding")) * WEIGHTS[:3])
+
+    attribute = jax.vmap(
+        igjax.token_integrated_grad(model, "embedding", baseline=PAD, rule=gregory(4))
+    )
+    batch = jnp.stack([jnp.roll(IDS, i)[:3] for i in range(8)])
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    sharded = jax.shard_map(attribute, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    assert_close(jax.jit(sharded)(batch), attribute(batch))
+
+
 def test_an_id_that_is_looked_up_twice_has_the_attributions_of_both():
     move, _ = MOVED["twice"]
     model = lambda ids: jnp.sum(jnp.tanh(checkpoint_name(TABLE[move(ids)], "embedding")))

@@ -25,6 +25,7 @@ from igjax._jaxpr.primitives import (
 from igjax._jaxpr.program import (
     Atom,
     Program,
+    as_it_is,
     as_loop,
     called,
     evaluate_equation,
@@ -75,7 +76,7 @@ class Origins(NamedTuple):
           given: the places of the arguments' entries, numbers from 0 on, or NOWHERE.
         """
         inputs = [Var(aval) for aval in closed.in_avals]
-        whole = read(closed, inputs, called)
+        whole = read(closed, inputs, _entered)
         eqns = needed(whole.eqns, whole.outputs, given=(), effects=False)
         self = cls(whole._replace(eqns=eqns), {})
         self._note(inputs, given)
@@ -155,6 +156,10 @@ def joined_rows(places: np.ndarray, axes: int) -> np.ndarray:
     return _joined(places, tuple(range(axes, places.ndim)))
 
 
+def _entered(eqn: JaxprEqn) -> Any:
+    return as_it_is(eqn) if eqn.primitive.name in COPIES else called(eqn)
+
+
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Returns numbers with the components of an index along the last axis, be they apart or not."""
     return np.stack(parts) if parts[0].ndim == 0 else parts[0]
@@ -197,10 +202,6 @@ def _along(places: Places, dimensions: Sequence[int], shape: Sequence[int]) -> P
 
 # A rule says of what entries the results of an equation are made, or None, if it cannot tell.
 _Rule = Callable[[Origins, JaxprEqn], Sequence[Places] | None]
-
-
-def _each_in_its_own(self: Origins, eqn: JaxprEqn) -> Sequence[Places]:
-    return self.operands(eqn)
 
 
 def _entry_by_entry(self: Origins, eqn: JaxprEqn) -> Sequence[Places]:
@@ -303,12 +304,11 @@ def _iterated(self: Origins, eqn: JaxprEqn) -> Sequence[Places] | None:
 
 
 _RULES: dict[str, _Rule] = (
-    dict.fromkeys(MOVES, _moved)
-    | dict.fromkeys(ELEMENTWISE | COMPARES | COPIES, _entry_by_entry)
+    dict.fromkeys(MOVES - COPIES, _moved)
+    | dict.fromkeys(ELEMENTWISE | COMPARES, _entry_by_entry)
     | dict.fromkeys(REDUCES, _reduced)
     | dict.fromkeys(ACCUMULATES, _accumulated)
     | {
-        "optimization_barrier": _each_in_its_own,
         "select_n": _selected,
         "broadcast_in_dim": _broadcast,
         "gather": _gathered,

@@ -27,8 +27,8 @@ ELEMENTWISE = _names(
 # Likewise, but to a truth value, or of truth values.
 COMPARES = _names("eq ne ge gt le lt is_finite and or xor not")
 
-# Each entry of the result is that in the same place of the operand.
-COPIES = _names("copy name pvary sharding_constraint reshard device_put stop_gradient")
+# Each result is an operand, the same to whoever asks for values alone.
+COPIES = _names("copy name pvary sharding_constraint reshard device_put optimization_barrier")
 
 # Each entry of the result is made of the entries along the axes that are called "axes".
 REDUCES = _names("reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or argmax argmin")

@@ -252,6 +252,12 @@ def called(eqn: JaxprEqn) -> Any:
     return eqn.params.get(CALLS.get(eqn.primitive.name, ""))
 
 
+def as_it_is(eqn: JaxprEqn) -> Any:
+    """Returns the function that returns what an equation is given, to be read in its place."""
+    variables: list[Any] = [Var(atom.aval) for atom in eqn.invars]
+    return _no_equations().replace(invars=variables, outvars=variables)
+
+
 class Loop(NamedTuple):
     """What a ``lax.scan`` does.
 
