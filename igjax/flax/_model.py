@@ -32,8 +32,8 @@ def named(output: Tree, path: Sequence[Any], method: str, unless: Sequence[Any] 
         return output
 
     def leaf(value: Any) -> Any:
-        is_layer = isinstance(value, jax.Array) and not any(value is other for other in unless)
-        return checkpoint_name(value, name) if is_layer else value
+        is_new = isinstance(value, jax.Array) and not any(value is other for other in unless)
+        return checkpoint_name(value, name) if is_new and _is_numbers(value) else value
 
     return jax.tree.map(leaf, output, is_leaf=_is_itself)
 

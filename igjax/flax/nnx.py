@@ -107,7 +107,7 @@ def _copied(state: Tree) -> Tree:
     return jax.tree.map(lambda value: value, state)
 
 
-_PATH = "_igjax_path"
+_PATH = "_pytree__igjax_path"  # of NNX's prefix for what is no part of a model
 _SWITCHES = ("deterministic", "use_running_average")
 _SWITCHED = nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention
 

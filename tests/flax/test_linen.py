@@ -140,7 +140,7 @@ class Embedder(nn.Module):
         return self.table[:length]
 
     def whole(self, ids):
-        return {"table": self.table, "length": len(ids)}
+        return {"table": self.table, "length": len(ids), "key": jax.random.key(0)}
 
     def _looked_up(self, ids):
         return self.table[ids]
@@ -170,7 +170,7 @@ def test_methods_other_than_call_have_names():
     model = Language()
     variables = model.init(KEY, IDS)
     fun = linen.function(model)
-    # Not what is private, what is made of no array, and parameters themselves.
+    # Not what is private, what is made of no array, parameters themselves, and keys.
     assert list(igjax.layer_names(fun, variables, IDS)) == [
         "embedder.encode",
         "own",

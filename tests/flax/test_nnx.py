@@ -2,6 +2,7 @@
 
 import threading
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,28 @@ def test_submodules_are_of_their_own_classes():
     fun, state = igjax.flax.nnx.function(model)
     np.testing.assert_array_equal(fun(state, X), model(X))
     assert list(igjax.layer_names(fun, state, X)) == ["block/linear", "block", "linear"]
+
+
+class Mixed(nnx.Module):
+    """Goes through what a submodule has, and has one of linen."""
+
+    def __init__(self, rngs):
+        self.parts = nnx.Dict(first=Block(rngs), second=Block(rngs))
+        self.linen = nnx.bridge.ToNNX(nn.Dense(2), rngs=rngs)
+        nnx.bridge.lazy_init(self.linen, X)
+
+    def __call__(self, x):
+        for name in self.parts:
+            x = len(self.parts) * self.parts[name](x)
+        return self.linen(x)
+
+
+def test_what_looks_at_all_attributes_sees_its_own():
+    model = Mixed(nnx.Rngs(0))
+    fun, state = igjax.flax.nnx.function(model)
+    np.testing.assert_array_equal(fun(state, X), model(X))
+    parts = [f"parts/{name}{part}" for name in ("first", "second") for part in ("/linear", "")]
+    assert list(igjax.layer_names(fun, state, X)) == [*parts, "linen"]
 
 
 class Mixin:
