@@ -61,8 +61,8 @@ def attribute_dataset(
         tuple of all; or an iterator or iterable of such examples, which has to give the same ones
         again for a run to be gone on with. All like the first.
       out: where the store is to be: a folder, or an address that TensorStore knows, such as
-        ``gs://bucket/folder``. It must be absent or empty, hidden files aside, or hold such a
-        store. Nothing in it is deleted.
+        ``gs://bucket/folder``. It must be absent or empty, ``.gitkeep`` and the like aside, or
+        hold such a store. Nothing in it is deleted.
       batch_size: the number of examples that a device works on at once; ``"auto"`` tries which is
         fastest, as far as trying pays. (How many nodes of an example are evaluated at once is what
         the attribution's own ``batch_size`` says.)
@@ -92,9 +92,10 @@ def attribute_dataset(
     called ``attributions.name``, the name escaped as in an address; bfloat16 is stored as float32.
     With ``buckets`` there is also ``length``, or ``length.name`` for each name. ``status`` is 0 for
     what has not been done, 1 for what has, 2 for what can't be: its attributions, or the value in
-    its report, are not finite; ``failure`` then says why, in UTF-8. Its attributes are settings,
-    versions and fingerprints. ``zarr.open_group`` and ``xarray.open_zarr(…, consolidated=False)``
-    read it.
+    its report, are not finite; ``failure`` then says why, in UTF-8. ``fingerprint`` is a hash of
+    the example, ``made_with`` a place in the list of versions and devices of that name in the
+    attributes, ``checksum`` one of all that is written of the example. ``zarr.open_group`` and
+    ``xarray.open_zarr(…, consolidated=False)`` read it.
 
     Several processes (``jax.distributed``) with the same call share the work. Each has examples of
     its own and writes them by itself. When one dies, the same call by any number of processes does
@@ -106,8 +107,10 @@ def attribute_dataset(
       TypeError: as the attribution, if that returns anything but real arrays, and if ``source`` is
         nothing of the above.
       ValueError: as the attribution; if ``out`` was made with something else than is asked for now,
-        or arrays of it are damaged; if a baseline or a path would see padding.
-      FileExistsError: if it is there, and ``resume`` is False; or if something else is.
+        as far as examples that are done are compared with what ``source`` gives; if the metadata of
+        its arrays is damaged; if a baseline or a path would see padding.
+      FileExistsError: if it is there, and ``resume`` is False; or if something else is, or lies
+        where results are to be written.
       OSError: if results can't be written. The same call goes on when they can.
       KeyboardInterrupt: after Ctrl-C, when what is done has been written; after SIGTERM too, if
         that has not ended the process.

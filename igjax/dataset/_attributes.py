@@ -175,12 +175,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.~%-]{0,199}")  # leads nowhere else
 _DTYPES = {"bool", "float16", "float32", "float64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
-_count = (_is_count, "a whole number, at least 1")
+_COUNT = "a whole number, at least 1 and not huge"
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "length": (lambda v: v is None or _is_count(v), "a whole number, at least 1, or null"),
+    "length": (lambda v: v is None or _is_count(v), f"{_COUNT}, or null"),
     "block": (lambda v: _is_count(v, LONGEST), f"a whole number, from 1 to {LONGEST}"),
-    "batch_size": _count,
-    "chunks_per_program": _count,
+    "batch_size": (_is_count, _COUNT),
+    "chunks_per_program": (_is_count, _COUNT),
     "fields": (_are_fields, "dtypes and shapes by the names of arrays"),
     "arguments": (lambda v: isinstance(v, list), "a list"),
     "attribution": (
