@@ -118,7 +118,12 @@ def _link(there: pathlib.Path, name: pathlib.Path) -> None:
         raise
     except OSError:  # some file systems know one name for a file
         with name.open("xb") as file:
-            file.write(there.read_bytes())
+            try:
+                file.write(there.read_bytes())
+                file.flush()
+            except OSError:
+                name.unlink()  # our own, and not whole
+                raise
 
 
 def in_the_way(out: str, name: str) -> pathlib.Path | None:
