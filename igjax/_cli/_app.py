@@ -193,7 +193,7 @@ def inspect_store(
 
         from igjax._cli._tables import tables
 
-        console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+        console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
         console.print(*tables(found), sep="\n")
 
 
