@@ -627,7 +627,7 @@ def test_masked_elements_and_nothing_are_refused(name):
         OF_ONE_VALUE[name](None)
 
 
-@pytest.mark.parametrize("name", set(OF_ONE_VALUE) - {"mean_of: data"})
+@pytest.mark.parametrize("name", sorted(OF_ONE_VALUE.keys() - {"mean_of: data"}))
 def test_a_bool_is_no_number(name):
     with pytest.raises(TypeError, match=f"{name} must be a number or an array of real numbers"):
         OF_ONE_VALUE[name](True)
