@@ -43,6 +43,12 @@ def check_count(name: str, count: Any, least: int, most: int | None = None) -> i
     return number
 
 
+def is_auto(choice: Any) -> bool:
+    """Tells whether a number is left to igjax to choose."""
+    # An array would be compared element by element.
+    return isinstance(choice, str) and choice == "auto"
+
+
 def check_index(name: str, index: Any, length: int) -> None:
     """Raises unless ``index`` is one of an axis, as far as it is known when this is traced.
 
@@ -107,6 +113,8 @@ def as_real(name: str, value: Any) -> Any:
     if not isinstance(array, jax.Array):
         try:
             array = np.asarray(array)
+            if is_kind(array, np.longdouble):  # which JAX does not have
+                array = array.astype(np.float64)
         except (TypeError, ValueError):
             array = None  # a ragged list, say
     if not is_kind(array, jnp.floating, jnp.integer):

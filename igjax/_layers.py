@@ -25,7 +25,7 @@ from igjax._jaxpr.names import Cut, cut
 from igjax._jaxpr.points import Name
 from igjax._jaxpr.program import named_like
 from igjax._sharding import laid_out_like
-from igjax._trees import Tree
+from igjax._trees import Tree, is_kind
 
 __all__ = ["at_layer", "at_neuron"]
 
@@ -237,6 +237,8 @@ def pick_neuron(neuron: Neuron, value: Tree) -> jax.Array:
                 f"neuron must be a function of the layer's value to a scalar; got shape "
                 f"{jnp.shape(picked)}."
             )
+        if not is_kind(picked, jnp.floating):
+            raise TypeError(f"neuron must return a floating-point number; got {picked!r}.")
         return picked
     index = neuron if isinstance(neuron, tuple) else (neuron,)
     shape = getattr(value, "shape", None)

@@ -454,7 +454,7 @@ def max_entropy(
     if not (hasattr(chosen, "init") and hasattr(chosen, "update")):
         raise TypeError(f"max_entropy: optimizer must be one of Optax; got {optimizer!r}.")
     low, high = _box("max_entropy", low, high)
-    steps = check_count("max_entropy: steps", steps, least=0)
+    steps = check_count("max_entropy: steps", steps, least=0, most=2**31 - 1)
 
     def negative_entropy(x: Tree) -> jax.Array:
         logits = predict(x)

@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 
+_MOST = 2**24  # nodes of a rule, which has them all in memory; a tolerance does not
+
+
 class Rule(NamedTuple):
     """A quadrature rule: ``sum(weights * f(nodes))`` stands for the integral of ``f`` over [0, 1].
 
@@ -212,7 +215,7 @@ def riemann_midpoint(n: int) -> Rule:
 
 
 def _riemann(name: str, n: int, shift: float) -> Rule:
-    n = check_count(f"{name}: n", n, 1)
+    n = check_count(f"{name}: n", n, 1, _MOST)
     return Rule((np.arange(n) + shift) / n, np.full(n, 1.0 / n))
 
 
@@ -233,7 +236,7 @@ def trapezoid(n: int) -> Rule:
       >>> quadrature.trapezoid(3).weights
       array([0.25, 0.5 , 0.25])
     """
-    n = check_count("trapezoid: n", n, 2)
+    n = check_count("trapezoid: n", n, 2, _MOST)
     embedded = _every_second(_trapezoid_weights((n + 1) // 2), n, first=0) if n % 2 else None
     return Rule(np.linspace(0.0, 1.0, n), _trapezoid_weights(n), embedded)
 
@@ -271,7 +274,7 @@ def simpson(n: int) -> Rule:
       >>> quadrature.simpson(3).weights * 6
       array([1., 4., 1.])
     """
-    n = check_count("simpson: n", n, 3)
+    n = check_count("simpson: n", n, 3, _MOST)
     weights = np.zeros(n)
     last = n if n % 2 else n - 3  # Simpson's panels end at this node, counted from 1
     weights[: last - 1 : 2] += 1 / 3
@@ -302,7 +305,7 @@ def gauss_legendre(n: int) -> Rule:
       >>> round(float(rule.weights @ rule.nodes**3), 12)
       0.25
     """
-    n = check_count("gauss_legendre: n", n, 1)
+    n = check_count("gauss_legendre: n", n, 1, _MOST)
     return Rule(*gauss.legendre(n))
 
 
@@ -327,7 +330,7 @@ def gauss_kronrod(n: int) -> Rule:
     Source: Kronrod 1965, "Nodes and Weights of Quadrature Formulas"; ``_quadrature/gauss.py`` says
     how they are computed.
     """
-    n = check_count("gauss_kronrod: n", n, 3)
+    n = check_count("gauss_kronrod: n", n, 3, _MOST)
     if n % 2 == 0:
         raise ValueError(
             f"gauss_kronrod(n) exists for odd n only, 2 m + 1; got {n}: take {n - 1} or {n + 1}."
@@ -357,7 +360,7 @@ def clenshaw_curtis(n: int) -> Rule:
       >>> quadrature.clenshaw_curtis(3).weights * 6
       array([1., 4., 1.])
     """
-    n = check_count("clenshaw_curtis: n", n, 2)
+    n = check_count("clenshaw_curtis: n", n, 2, _MOST)
     theta = np.pi * np.arange((n + 1) // 2) / (n - 1)
     embedded = _every_second(_clenshaw_curtis_weights((n + 1) // 2), n, 0) if n % 2 else None
     return Rule(gauss.nodes_at(theta, n), _clenshaw_curtis_weights(n), embedded)
@@ -394,7 +397,7 @@ def sine(n: int) -> Rule:
       >>> float(abs(rule.weights @ np.exp(rule.nodes) - np.expm1(1.0))) < 1e-6
       True
     """
-    n = check_count("sine: n", n, 1)
+    n = check_count("sine: n", n, 1, _MOST)
     lower = np.arange(1, (n + 1) // 2 + 1) / (n + 1)
     nodes = lower - np.sin(2 * np.pi * lower) / (2 * np.pi)
     nodes = np.concatenate([nodes, 1.0 - nodes[: n // 2][::-1]])
@@ -438,7 +441,7 @@ def gregory(n: int) -> Rule:
     Source: J. Gregory 1670, in modern terms by the Euler–Maclaurin formula: see
     ``_quadrature/gregory.py``.
     """
-    n = check_count("gregory: n", n, 1)
+    n = check_count("gregory: n", n, 1, _MOST)
     nodes, weights = _gregory.rule(n)
     if n % 2:
         return Rule(nodes, weights)
@@ -471,7 +474,7 @@ def composite(rule: Rule, panels: int) -> Rule:
       >>> round(float(rule.weights @ np.abs(rule.nodes - 0.5)), 12)
       0.25
     """
-    panels = check_count("composite: panels", panels, 1)
+    panels = check_count("composite: panels", panels, 1, _MOST)
     nodes, weights, embedded = check_rule(rule)
     if not isinstance(nodes, np.ndarray):
         raise TypeError("composite needs a rule of NumPy arrays; got traced ones.")

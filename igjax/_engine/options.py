@@ -12,7 +12,7 @@ from igjax import baselines, paths, quadrature
 from igjax._engine import adaptive, fixed
 from igjax._engine.contributions import Contribution, multiplied, unmultiplied
 from igjax._engine.integration import Planner
-from igjax._inputs import check_count, check_flag
+from igjax._inputs import check_count, check_flag, is_auto
 from igjax._padding import check_blind_to_padding
 from igjax._trees import Tree
 
@@ -93,7 +93,7 @@ def checked(
     check_flag("multiply_by_inputs", multiply_by_inputs)
     check_flag("has_report", has_report)
     check_flag("affine_prefix", affine_prefix)
-    if batch_size is not None and batch_size != "auto":
+    if not (batch_size is None or is_auto(batch_size)):
         what = 'batch_size (None for all nodes, "auto" for what fits)'
         batch_size = check_count(what, batch_size, least=1)
     return Options(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igjax._engine.attribution import Attribution
-from igjax._inputs import check_count, check_flag, check_function
+from igjax._inputs import check_count, check_flag, check_function, is_auto
 from igjax._trees import Tree
 from igjax.dataset import _hosts, _interrupts, _kvstore
 from igjax.dataset._blindness import check_baseline_blind_to_padding
@@ -176,7 +176,7 @@ def run(
         raise TypeError(f"mesh must be a jax.sharding.Mesh; got {mesh!r}.")
     check_flag("resume", resume)
     check_flag("progress", progress)
-    if batch_size != "auto":
+    if not is_auto(batch_size):
         batch_size = check_count('batch_size (or "auto")', batch_size, least=1)
     with _interrupts.noted() as signals:
         examples = as_source(source)
