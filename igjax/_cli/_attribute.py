@@ -13,7 +13,7 @@ from igjax._engine.attribution import Attribution
 from igjax._integrated import integrated_grad
 from igjax.dataset import Summary, Verification
 
-_MOST = 10**6  # gradients for an example
+_MOST = 10**5  # gradients for an example: rules of more take minutes to compile
 
 
 class Options(NamedTuple):
