@@ -285,10 +285,14 @@ def as_ids(name: str, value: Any, dtype: Any) -> jax.Array:
 def _as_array(value: Any, where: str) -> jax.Array:
     value = unmasked(where, value)
     try:
+        if isinstance(value, str | bytes):  # which JAX takes for the name of a dtype
+            raise TypeError
         return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
+        of = f", dtype {value.dtype}" if isinstance(value, np.ndarray) else ""
         raise TypeError(
-            f"igjax attributes to arrays of floats, but {where} is of type {type(value).__name__}."
+            f"igjax attributes to arrays of floats, but {where} is of type "
+            f"{type(value).__name__}{of}."
         ) from error
 
 

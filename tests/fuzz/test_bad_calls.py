@@ -75,10 +75,10 @@ POOL: dict[str, Callable[[], Any]] = {
     "wrong shape": lambda: np.zeros((5, 7), np.float32),
     "generator": lambda: (i for i in ()),
 }
-NUMBERS = {"-1", "0", "huge", "half", "True"}
 # What is not finite ends in attributions that are not, and a report that says so.
 ANY = {"-1", "0", "half", "nan", "inf", "long double"}
 AXES = {"0", "empty", "generator"}
+SPECIAL = {"-1", "0", "empty", "generator"}
 
 
 class Call(NamedTuple):
@@ -148,7 +148,7 @@ CALLS: dict[str, Call] = {
     "igjax.token_integrated_grad": Call(
         {"fun": of_ids, "embedding": "embedding", "baseline": 0, "rule": RULE},
         traced(IDS),
-        OPTIONS | {"special": {"empty", "generator"}, "baseline": {"0", "function"}},
+        OPTIONS | {"special": SPECIAL, "baseline": {"-1", "0", "function"}},  # -1 is seen in values
     ),
     "igjax.layer_integrated_grad": LAYER,
     "igjax.layer_conductance": LAYER,
@@ -166,12 +166,14 @@ CALLS: dict[str, Call] = {
         {"neuron": {"0", "-1"}},
     ),
     "igjax.at_tokens": Call(
-        {"method": functools.partial(METHOD, baseline=0), "embedding": "embedding"},
-        lambda at: traced(IDS)(at(of_ids)),
-        FLAGS | {"special": {"empty", "generator"}},
+        {"method": METHOD, "embedding": "embedding"},
+        lambda at: traced(IDS)(at(of_ids, baseline=0)),
+        FLAGS | {"special": SPECIAL},
     ),
     "igjax.from_arguments": Call({"make": lambda x: (METHOD(score), (x,))}, traced(X)),
-    "igjax.layer_names": Call({"fun": score, "args": X}, legal={"args": NUMBERS}),
+    "igjax.layer_names": Call(
+        {"fun": score, "args": X}, legal={"args": {*POOL}, "fun": {"function"}}
+    ),
     "igjax.split_at": Call({"fun": score, "name": "layer"}, lambda two: traced(X)(two[0])),
     "igjax.baselines.constant": Call({"value": 1.0}, as_baseline(), {"value": ANY}),
     "igjax.baselines.blurred": Call(
@@ -274,6 +276,15 @@ def parameters(fun: Any) -> list[str]:
 
 
 PLACE = str(pathlib.Path(igjax.__file__).parent)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_frames():
+    """Has JAX leave its own frames in errors: the last one says who raised it."""
+    before = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", "off")
+    yield
+    jax.config.update("jax_traceback_filtering", before)
 
 
 def raised_by_us(error: BaseException) -> bool:
