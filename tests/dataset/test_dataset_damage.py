@@ -1,5 +1,9 @@
 """Stores that are not what was written: damaged, mixed up, or of examples that have changed."""
 
+import collections
+import datetime
+import decimal
+import functools
 import json
 import pathlib
 import shutil
@@ -401,6 +405,65 @@ def test_what_a_function_reads_is_part_of_it(monkeypatch: pytest.MonkeyPatch) ->
     before = told(read_global)
     monkeypatch.setitem(globals(), "OFFSET", 2.0)
     assert told(read_global) != before
+
+
+def own_call(by: int) -> Any:
+    """An instance of a class that is the same in all but its code, in a helper's."""
+
+    class Called:
+        def __call__(self, x: Any) -> Any:
+            return self.helped(x)
+
+        if by == 2:
+
+            def helped(self, x: Any) -> Any:
+                return x * 2
+
+        else:
+
+            def helped(self, x: Any) -> Any:
+                return x * 3
+
+    return Called()
+
+
+HELD: dict[str, Callable[[int], Any]] = {
+    "code": own_call,
+    "a method": lambda by: own_call(by).__call__,
+    "a class": lambda by: type(own_call(by)),
+    "a decimal": decimal.Decimal,
+    "a range": range,
+    "bytes": lambda by: bytearray(b"a" * by),
+    "a date": lambda by: datetime.date(2020, 1, by),
+    "a queue": lambda by: collections.deque([by]),
+    "a set": lambda by: {Model(1), Model(by)},
+    "a wrapped one": lambda by: functools.lru_cache(times(by)),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_objects_hold_is_part_of_a_function(name: str) -> None:
+    found = [told(times(HELD[name](by))) for by in (2, 3, 2)]
+    assert found[0] == found[2] != found[1]
+
+
+def test_what_a_function_counts_is_not_part_of_it() -> None:
+    begun = 0
+    random = np.random.default_rng(0)
+
+    def counted(x: Any) -> Any:
+        nonlocal begun
+        global CALLS  # noqa: PLW0603
+        begun += 1
+        CALLS += 1
+        return x + random.normal()
+
+    before = told(counted)
+    counted(1.0)
+    assert told(counted) == before
+
+
+CALLS = 0
 
 
 def read_global(x: Any) -> Any:
