@@ -1,6 +1,7 @@
 """Axes whose length differs from example to example, and the sizes that they are padded to."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ Buckets = Sequence[int] | Mapping[str, Sequence[int]]
 _ALONE = "mask"  # what the only length is called, if it has been given no name
 _FIXED = "_"  # what stands for an axis of a fixed size
 LENGTH = "length"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")  # of a length: arrays are called so
 
 
 class Ragged(NamedTuple):
@@ -178,8 +180,11 @@ def _listed(what: str, sizes: Any) -> list[Any]:
 
 
 def _sizes(name: Any, given: Any) -> tuple[int, ...]:
-    if not (isinstance(name, str) and name.isidentifier()):
-        raise ValueError(f"a length must have a name that a keyword can have; got {name!r}.")
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise ValueError(
+            "a length must have a name that a keyword can have, of at most 100 ASCII letters, "
+            f"digits and _; got {name!r}."
+        )
     sizes = _listed(f"buckets of {name!r}", given)
     if not sizes:
         raise ValueError(f"buckets of {name!r} must name at least one size.")

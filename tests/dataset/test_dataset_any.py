@@ -377,6 +377,18 @@ BAD: dict[str, tuple[type[Exception], str, Any, dict[str, Any]]] = {
         own,
         {"buckets": {"n": (4,), "m": (4,)}, "ragged": ("n",)},
     ),
+    "no ASCII": (
+        ValueError,
+        "a length must have a name .* got 'länge'",
+        own,
+        {"buckets": {"länge": (4,)}, "ragged": ("länge",)},
+    ),
+    "a long name": (
+        ValueError,
+        "of at most 100 ASCII letters",
+        own,
+        {"buckets": {"n" * 101: (4,)}, "ragged": ("n" * 101,)},
+    ),
     "no keyword": (ValueError, "'a b'", own, {"buckets": {"a b": (4,)}, "ragged": ("a b",)}),
     "too many axes": (ValueError, "has 1, which", own, {"buckets": (4,), "ragged": "_ mask"}),
     "no prefix": (
