@@ -50,9 +50,6 @@ def share_of(store: Store) -> Share:
     """Finds this process's share. All processes have to ask before one begins to write.
 
     What is in the store is read, since a file may be damaged. What has been, is to be done again.
-
-    Raises:
-      FileExistsError: if something lies where that is to be written.
     """
     status = store.whole("status")
     blocks = [status[i : i + store.block] for i in range(0, len(status), store.block)]
@@ -76,8 +73,6 @@ def share_of(store: Store) -> Share:
                 fingerprints[own_rows] = np.where(block != PENDING, found["fingerprint"], 0)
                 if np.any(block == PENDING):
                     begun[number] = found
-        if np.any(block == PENDING):
-            store.check_room(number)
         examples += len(block)
         done += int(np.sum(block == DONE))
         failed += int(np.sum(block == FAILED))

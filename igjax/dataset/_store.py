@@ -96,7 +96,39 @@ class Store:
         own = np.array_equal(sound["checksum"][done], self._checksums(rows.start, done, sound))
         return sound if own else None
 
-    def check_room(self, number: int) -> None:
+    def write(self, number: int, values: dict[str, NDArray[Any]]) -> None:
+        """Writes a block, and then what has become of its examples.
+
+        Raises:
+          FileExistsError: if something else is in the way.
+          OSError: if it can't for another reason.
+        """
+        first, room = number * self.block, self._arrays["status"].shape[0]
+        chunk = slice(first, min(first + self.block, room))
+        done = np.flatnonzero(values["status"] != PENDING)
+        values["checksum"][done] = self._checksums(first, done, values)
+        whole = {name: _of_length(value, chunk.stop - first) for name, value in values.items()}
+        try:
+            with _kvstore.writing(self.out):
+                writes = [
+                    self._arrays[name][chunk].write(value)
+                    for name, value in whole.items()
+                    if name != "status"
+                ]
+                for write in writes:
+                    write.result()
+                self._arrays["status"][chunk].write(whole["status"]).result()
+        except OSError:
+            self._check_room(number)  # if that is why, this says what to do
+            raise
+
+    def note(self, **attributes: Any) -> None:
+        """Writes more into the metadata."""
+        self.attributes.update(attributes)  # type: ignore[typeddict-item]
+        with _kvstore.writing(self.out):
+            _kvstore.kvstore(self.out).write(GROUP, group(self.attributes)).result()
+
+    def _check_room(self, number: int) -> None:
         """Checks that nothing is where chunks of the block of that number are to be written.
 
         Raises:
@@ -109,33 +141,6 @@ class Store:
                     f"{there} lies where results are to be written: nothing is deleted. Move it "
                     "away, and make the same call again."
                 )
-
-    def write(self, number: int, values: dict[str, NDArray[Any]]) -> None:
-        """Writes a block, and then what has become of its examples.
-
-        Raises:
-          OSError: if it can't.
-        """
-        first, room = number * self.block, self._arrays["status"].shape[0]
-        chunk = slice(first, min(first + self.block, room))
-        done = np.flatnonzero(values["status"] != PENDING)
-        values["checksum"][done] = self._checksums(first, done, values)
-        whole = {name: _of_length(value, chunk.stop - first) for name, value in values.items()}
-        with _kvstore.writing(self.out):
-            writes = [
-                self._arrays[name][chunk].write(value)
-                for name, value in whole.items()
-                if name != "status"
-            ]
-            for write in writes:
-                write.result()
-            self._arrays["status"][chunk].write(whole["status"]).result()
-
-    def note(self, **attributes: Any) -> None:
-        """Writes more into the metadata."""
-        self.attributes.update(attributes)  # type: ignore[typeddict-item]
-        with _kvstore.writing(self.out):
-            _kvstore.kvstore(self.out).write(GROUP, group(self.attributes)).result()
 
     def _checksums(
         self, first: int, rows: NDArray[np.intp], values: Mapping[str, NDArray[Any]]
