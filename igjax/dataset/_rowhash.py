@@ -19,9 +19,10 @@ def row_hashes(arrays: Sequence[NDArray[Any]], key: bytes = b"") -> NDArray[np.u
     like = [(array.dtype.str, array.shape[1:]) for array in arrays]
     begun = hashlib.blake2b(f"{like}".encode() + key, digest_size=8)
     hashes = bytearray()
-    for row in np.concatenate([_bytes(array) for array in arrays], axis=1):
+    for parts in zip(*map(_bytes, arrays), strict=True):
         own = begun.copy()
-        own.update(row)
+        for part in parts:
+            own.update(part)
         hashes += own.digest()
     found = np.frombuffer(hashes, "<u8").astype(np.uint64)
     return np.maximum(found, 1)

@@ -3,16 +3,18 @@
 import logging
 import time
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from igjax.dataset._check import Check
+from igjax.dataset._format import CHUNK
 from igjax.dataset._share import Share
 from igjax.dataset._source import Refused, Rows, Source, Wanted
 
 _SAMPLE = 64  # examples, spread evenly, that are compared however long that takes
 _SECONDS = 10.0  # for all others
-_AT_ONCE = 1024  # numbers of examples looked at at once
+_AT_ONCE = 1024  # numbers of examples looked at at once, if they are small
 _logger = logging.getLogger("igjax")
 
 
@@ -29,10 +31,12 @@ def check_source(out: str, source: Source, check: Check, share: Share) -> None:
       ValueError: if one is another than it was.
     """
     known = np.flatnonzero(share.fingerprints)
-    sample = known[:: max(1, len(known) // _SAMPLE)]
+    sample = known[:: max(1, -(-len(known) // _SAMPLE))]
+    example = sum(leaf.nbytes for leaf in jax.tree.leaves(check.like))
+    at_once = max(1, min(_AT_ONCE, CHUNK // max(example, 1)))
     until, compared = time.monotonic() + _SECONDS, 0
     for wanted in (sample, np.setdiff1d(known, sample)):
-        for rows in source.read(_among(wanted, len(share.status)), _AT_ONCE):
+        for rows in source.read(_among(wanted, len(share.status)), at_once):
             check_rows(out, rows, check, share)
             compared += len(rows.numbers) if isinstance(rows, Rows) else 1
             if wanted is not sample and time.monotonic() > until:

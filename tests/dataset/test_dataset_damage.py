@@ -484,3 +484,20 @@ def test_hashes_of_rows_are_of_every_bit_and_of_shape_and_dtype() -> None:
     others += [row_hashes([rows], b"key"), row_hashes([rows])]
     assert len(np.unique(others)) == 12
     assert row_hashes([rows[:0]]).shape == (0,)
+
+
+def test_of_large_examples_few_are_compared_at_once(
+    store: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_unchanged, "CHUNK", XS[0].nbytes * 3)
+    asked: list[int] = []
+
+    class Rows:
+        shape, dtype = XS.shape, XS.dtype
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            asked.append(rows.stop - rows.start)
+            return XS[rows]
+
+    assert run(store, Rows()) == (40, 0, 0)
+    assert sum(asked) >= 40 and max(asked) == 3
