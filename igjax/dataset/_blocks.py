@@ -75,7 +75,7 @@ class Blocks:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Writes what there is, and waits until it is written.
+        """Writes what there is, and waits until it is written. Once more does no harm.
 
         Raises:
           OSError: if something could not be.

@@ -125,6 +125,7 @@ class Run:
                     if refused and stop_at_errors:
                         break
                 else:
+                    self._blocks.close()  # what is still being written needs the room that there is
                     self._measure_stream()
             except Interrupted:
                 _logger.warning("A signal has come: what is done is written, and then all ends.")
