@@ -107,7 +107,7 @@ def _claimed(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         if version == (1, 0):
             header = np.lib.format.read_array_header_1_0
         shape, _, dtype = header(file)
-    return math.prod(shape) * dtype.itemsize
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize  # pickled, which NumPy tells
 
 
 def _zarr_arrays(folder: pathlib.Path) -> list[ZarrArray]:

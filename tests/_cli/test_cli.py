@@ -358,6 +358,7 @@ BAD = {
     "a pipe": (["--data", "pipe.npy"], "--data pipe.npy is neither a file nor a folder"),
     "a packed pipe": (["--data", "pipe.npz"], "is neither a file nor a folder"),
     "more than memory holds": (["--data", "bomb.npz"], "bomb.npz unpacks to 5.0 GiB of memory"),
+    "pickled objects": (["--data", "objects.npz"], "Object arrays cannot be loaded"),
     "less than is claimed": (["--data", "torn.npz"], "torn.npz is damaged: x.npy lacks data"),
     "large chunks": (["--data", "large.zarr"], "has chunks of 3.73e+04 GiB"),
     "metadata that is none": (["--data", "torn.zarr"], "has a zarr.json that is damaged"),
@@ -378,6 +379,7 @@ def save_hostile(folder):
     for entry in re.finditer(b"PK\x01\x02", packed):  # of the list at the end, each has a size
         packed[entry.start() + 24 : entry.start() + 28] = (5 * 2**29).to_bytes(4, "little")
     (folder / "bomb.npz").write_bytes(packed)
+    np.savez(folder / "objects.npz", x=np.full(100, None))
     zarr.save_array(folder / "large.zarr", XS, zarr_format=3)
     metadata = json.loads((folder / "large.zarr" / "zarr.json").read_text())
     metadata["shape"][0] = 10**13
