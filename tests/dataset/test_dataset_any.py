@@ -325,14 +325,23 @@ def test_what_would_see_padding_is_refused(tmp_path: pathlib.Path, name: str) ->
 
 @pytest.mark.parametrize(
     "baseline",
-    [clipped, baselines.constant(0.2), baselines.farthest(-1.0, 1.0)],
+    [
+        clipped,
+        baselines.constant(0.2),
+        baselines.farthest(-1.0, 1.0),
+        np.full((4, 4), 0.5, np.float32),
+    ],
 )
 def test_what_treats_each_entry_by_itself_is_taken(tmp_path: pathlib.Path, baseline: Any) -> None:
-    attribution = scored(baseline=baseline, path=lambda b, x, alpha: b + alpha**2 * (x - b))
+    path = lambda b, x, alpha: b + alpha**2 * (x - b)
+    attribution = scored(baseline=baseline, path=path)
     assert run(Case(attribution, [], {}), PADDED, tmp_path, buckets=(4,)).done == len(PADDED)
     found = read(tmp_path)["attributions"]
     for x, own in zip(PADDED, found, strict=True):
-        expected = attribution(x, mask=np.ones(len(x), bool))
+        alone = (
+            attribution if callable(baseline) else scored(baseline=baseline[: len(x)], path=path)
+        )
+        expected = alone(x, mask=np.ones(len(x), bool))
         np.testing.assert_allclose(own[: len(x)], expected, rtol=1e-4, atol=1e-6)
         assert not own[len(x) :].any()
 
