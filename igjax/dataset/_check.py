@@ -13,6 +13,7 @@ from igjax.dataset._ragged import Buckets, as_ragged
 from igjax.dataset._rowhash import row_hashes
 from igjax.dataset._source import Refused, Rows
 
+_WRAPPED = "it has an integer too large for 32 bits; jax_enable_x64 gives JAX 64."
 Given = tuple[tuple[Tree, ...], dict[str, Tree]]  # arguments by position, and masks by keyword
 
 
@@ -83,16 +84,22 @@ class Check:
         except (TypeError, ValueError) as error:
             yield from (Refused(number, str(error), error) for number in rows.numbers.tolist())
             return
+        numbers, wrapped = rows.numbers, _wrapped(rows)
+        if wrapped.any():
+            yield from (Refused(number, _WRAPPED) for number in numbers[wrapped].tolist())
+            numbers, args = numbers[~wrapped], jax.tree.map(lambda leaf: leaf[~wrapped], args)
+        if not numbers.size:
+            return
         given = self._ready(args, lengths)
         leaves, structure = jax.tree.flatten(given)
         shape = Shape(structure, tuple((leaf.shape[1:], leaf.dtype.str) for leaf in leaves))
-        flaws = _flaws(rows.numbers, args)
-        yield Examples(rows.numbers, shape, given, lengths, _fingerprints(args), flaws)
+        flaws = _flaws(numbers, args)
+        yield Examples(numbers, shape, given, lengths, _fingerprints(args), flaws)
 
     def fingerprints(self, rows: Rows) -> NDArray[np.uint64]:
         """Returns those of examples as they are given; 0 where they have none."""
         try:
-            return _fingerprints(_arrays(rows.args))
+            return np.where(_wrapped(rows), 0, _fingerprints(_arrays(rows.args)))
         except TypeError:
             return np.zeros(len(rows.numbers), np.uint64)
 
@@ -142,6 +149,16 @@ def _one(examples: Tree) -> Tree:
 
 def _fingerprints(args: tuple[Tree, ...]) -> NDArray[np.uint64]:
     return row_hashes(jax.tree.leaves(args))
+
+
+def _wrapped(rows: Rows) -> NDArray[np.bool_]:
+    """Tells which examples have an integer that is another in the dtype that JAX takes it for."""
+    wrapped = np.zeros(len(rows.numbers), bool)
+    for leaf in jax.tree.leaves(rows.args):
+        taken = jax.dtypes.canonicalize_dtype(leaf.dtype) if leaf.dtype.kind in "iu" else leaf.dtype
+        if taken.itemsize < leaf.dtype.itemsize:
+            wrapped |= (leaf != leaf.astype(taken)).reshape(len(leaf), -1).any(axis=1)
+    return wrapped
 
 
 def _flaws(numbers: NDArray[np.int64], args: tuple[Tree, ...]) -> dict[int, str]:

@@ -86,6 +86,12 @@ def _of_constant(constant: Any) -> bytes:
     return said + np.asarray(_checksum(value)).tobytes()
 
 
+# Dtypes of less than a byte, which have no bits to look at, and others that hold the same.
+_WHOLE = {"bool": jnp.int8, "float4_e2m1fn": jnp.float16} | {
+    f"{kind}{bits}": jnp.int8 for kind in ("int", "uint") for bits in (2, 4)
+}
+
+
 @jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
     """Returns two numbers that change with any bit of an array, wherever in it.
@@ -93,9 +99,8 @@ def _checksum(array: jax.Array) -> jax.Array:
     Computed where the array is, and the same however it is spread over devices, since sums of
     integers don't depend on their order.
     """
+    array = array.astype(_WHOLE.get(array.dtype.name, array.dtype))
     width = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
-    if array.dtype == jnp.bool_:
-        array = array.astype(jnp.uint8)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         array = jnp.stack([array.real, array.imag])
     bits = jax.lax.bitcast_convert_type(array, width).astype(jnp.uint32).ravel()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from igjax._trees import Tree
 
 _TRIES = 100  # examples looked at for one that can be read
+_FAILURES = 1000  # in a row: an iterator that raises so often will raise for ever
 _MOST = 10**10  # examples: who claims more has damaged metadata
 # One example's trouble is not the others'. So sys.exit in what reads it; Ctrl-C is nobody's.
 _TROUBLE = (Exception, SystemExit, GeneratorExit)
@@ -60,14 +61,12 @@ class Source(NamedTuple):
         read.
       first: the first that can be read, or None.
       refused: the first that can't be, of those that were looked at for ``first``.
-      arrays: all of it, if it is NumPy arrays; else None.
     """
 
     length: int | None
     read: Callable[[Wanted, int], Iterator[Rows | Refused]]
     first: Rows | None
     refused: Refused | None = None
-    arrays: Tree = None
 
 
 def as_source(source: Any) -> Source:
@@ -143,7 +142,6 @@ def _of_arrays(source: Any) -> Source:
         ),
         source,
     )
-    in_memory = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(held))
     (length,) = set(lengths.values())
 
     def take(numbers: NDArray[np.int64]) -> Iterator[Rows | Refused]:
@@ -158,7 +156,7 @@ def _of_arrays(source: Any) -> Source:
         else:
             yield rows
 
-    return _of_length(int(length), take)._replace(arrays=held if in_memory else None)
+    return _of_length(int(length), take)
 
 
 def _one_by_one(item: Callable[[int], Any]) -> Callable[..., Iterator[Rows | Refused]]:
@@ -220,18 +218,24 @@ def _given(iterator: Iterator[Any]) -> Iterator[Rows | Refused]:
             row = _row(number, next(iterator))
         except StopIteration:
             if failed:  # a generator that has raised ends, and not because it is done
-                raise RuntimeError(
-                    f"the source broke off at example {failed[0].number} ({failed[0].reason}), and "
-                    "so can't be gone on with: an iterator that is to survive an error has to be a "
-                    "class of its own, or better a sequence."
-                ) from failed[0].error
+                raise _broken_off(failed[0]) from failed[0].error
             return
         except _TROUBLE as error:
             failed.append(_refused(number, error))
+            if len(failed) == _FAILURES:
+                raise _broken_off(failed[0]) from failed[0].error
             continue
         yield from failed
         failed.clear()
         yield row
+
+
+def _broken_off(first: Refused) -> RuntimeError:
+    return RuntimeError(
+        f"the source broke off at example {first.number} ({first.reason}), and so can't be gone on "
+        "with: an iterator that is to survive an error has to be a class of its own, or better a "
+        "sequence."
+    )
 
 
 def _row(number: int, given: Any) -> Rows:
@@ -250,7 +254,8 @@ def _as_numpy(value: Any, what: str = "it") -> NDArray[Any]:
             f"{what} has random keys, which are no numbers. Give jax.random.key_data(keys); "
             "igjax.from_arguments or the function makes keys of them, by jax.random.wrap_key_data."
         )
-    if isinstance(value, np.ma.MaskedArray) and np.any(np.ma.flatten_mask(value.mask)):
+    mask = value.mask if isinstance(value, np.ma.MaskedArray) else np.ma.nomask
+    if mask.dtype == bool and mask.any():
         raise ValueError(
             f"{what} has masked elements, which have no value. Give them one, as .filled(0.0) "
             "does, or leave such examples out."

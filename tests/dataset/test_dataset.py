@@ -22,12 +22,13 @@ from slowly import all_slow_but
 import igjax
 from igjax import baselines, paths
 from igjax.dataset import FIELDS, _attribute, attribute_dataset
-from igjax.dataset._check import Given
+from igjax.dataset._check import Check, Examples, Given
 from igjax.dataset._compiler import Compiler, Tile
 from igjax.dataset._fingerprint import of_function
 from igjax.dataset._format import BOOKKEEPING
 from igjax.dataset._method import Method
 from igjax.dataset._programs import Programs
+from igjax.dataset._source import Refused, Rows, as_source
 from igjax.dataset._tuning import Trial, Tuning
 from igjax.quadrature import gauss_legendre, gregory, to_tolerance
 
@@ -693,6 +694,42 @@ def test_a_fingerprint_is_of_what_is_computed() -> None:
         assert of_function(fun, x)["equations"] == same["equations"]
         assert of_function(jax.jit(fun), x) != jitted
     assert of_function(lambda x: jnp.sum(x @ W1) + 1, x)["equations"] != same["equations"]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int4", "uint4", "int2", "float4_e2m1fn", "int8"])
+def test_a_fingerprint_of_numbers_of_less_than_a_byte(dtype: str) -> None:
+    zeros, one = (jnp.asarray([0, 0, last], jnp.dtype(dtype)) for last in (0, 1))
+    found = [of_function(lambda x, k=k: x * k.astype(x.dtype), XS[0, 0]) for k in (zeros, one)]
+    assert found[0]["constants"] != found[1]["constants"]
+
+
+def test_integers_that_jax_would_wrap_are_refused() -> None:
+    ids = np.array([[3], [2**32 + 3], [-1], [-(2**31) - 1]])
+    rows = Rows(np.arange(4), (ids,))
+    check = Check(rows)
+    refused, same, examples = check(rows)
+    assert isinstance(refused, Refused) and isinstance(same, Refused)
+    assert (refused.number, same.number) == (1, 3) and "too large for 32 bits" in refused.reason
+    assert isinstance(examples, Examples) and examples.numbers.tolist() == [0, 2]
+    assert np.flatnonzero(check.fingerprints(rows)).tolist() == [0, 2]
+    (alone,) = check(Rows(np.array([7]), (ids[1:2],)))
+    assert isinstance(alone, Refused)
+
+
+def test_an_iterator_that_raises_for_ever_has_broken_off() -> None:
+    class Iterating:
+        def __iter__(self) -> "Iterating":
+            return self
+
+        def __next__(self) -> Any:
+            raise OSError("no network")
+
+    with pytest.raises(RuntimeError, match=r"broke off at example 0 \(OSError: no network\)"):
+        as_source(Iterating())
+
+
+def test_masks_of_records_are_not_looked_at_element_by_element() -> None:
+    assert as_source(np.ma.zeros(3, [("a", np.float32)])).length == 3
 
 
 def test_a_thread_that_is_not_the_main_one(tmp_path: pathlib.Path) -> None:
