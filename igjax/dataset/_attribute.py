@@ -14,6 +14,7 @@ from igjax._engine.attribution import Attribution
 from igjax._inputs import check_count, check_flag, check_function, is_auto
 from igjax._trees import Tree
 from igjax.dataset import _hosts, _interrupts, _kvstore
+from igjax.dataset._attributes import MOST_AT_ONCE
 from igjax.dataset._blindness import check_baseline_blind_to_padding
 from igjax.dataset._check import Check
 from igjax.dataset._compiler import Compiler
@@ -26,7 +27,6 @@ from igjax.dataset._source import as_source, first_of
 from igjax.dataset._stages import Returned
 from igjax.dataset._tuning import Tuning
 
-_MOST_AT_ONCE = 2**20  # examples of a source whose length nobody knows
 _logger = logging.getLogger("igjax")
 
 
@@ -213,9 +213,9 @@ def _as_many_as_there_are(batch_size: int, length: int | None) -> int:
     """Returns ``batch_size``, if there are as many examples: places for more would cost memory."""
     if length is not None:
         return min(batch_size, length)
-    if batch_size > _MOST_AT_ONCE:
+    if batch_size > MOST_AT_ONCE:
         raise ValueError(
-            f"batch_size must be at most {_MOST_AT_ONCE} for a source without a length; "
+            f"batch_size must be at most {MOST_AT_ONCE} for a source without a length; "
             f"got {batch_size}."
         )
     return batch_size

@@ -12,6 +12,7 @@ from igjax.dataset._format import BOOKKEEPING, CHUNK, LONGEST, Field, from_json
 MADE_BY = "igjax"
 LAYOUT = 2  # of a store; other versions of igjax may have had others
 IDENTITY = ("buckets", "ragged", "arguments", "attribution", "fields")  # in the order of messages
+MOST_AT_ONCE = 2**20  # examples, where it is not known that there are more
 _MOST = 2**40  # of anything that is counted: more is no number of examples, or of bytes of one
 
 
@@ -83,7 +84,7 @@ def parsed(out: str, text: bytes) -> Attributes:
     if flaw:
         raise FileExistsError(
             f"{out} holds a zarr.json that is damaged: {flaw}. Bring it back from a copy, if there "
-            "are results beside it; or give another out."
+            "are results beside it; remove it, if it is all that is there; or give another out."
         )
     return cast(Attributes, attributes)
 
@@ -119,6 +120,9 @@ def _flaw(group: Mapping[str, Any], attributes: Any) -> str | None:
     for name, (fits, what) in _RULES.items():
         if not fits(attributes.get(name)):
             return f"{name} must be {what}; got {_short(attributes.get(name))}"
+    most = max(MOST_AT_ONCE, attributes["length"] or 0)
+    if attributes["batch_size"] > most:
+        return f"batch_size must be at most {most}; got {attributes['batch_size']}"
     block, rows = attributes["block"], max(map(_bytes, attributes["fields"].values()))
     if rows > _MOST or (block > 1 and block * rows > CHUNK):
         return f"fields say that {block} examples have {block * rows} bytes, too many for a chunk"
@@ -140,7 +144,8 @@ def _is_field(name: str, value: Any) -> bool:
         and _NAME.fullmatch(name) is not None
         and isinstance(shape, list)
         and all(n == 0 or _is_count(n) for n in shape)
-        and value.get("dtype") in _DTYPES
+        and isinstance(dtype := value.get("dtype"), str)
+        and dtype in _DTYPES
     )
 
 
@@ -180,8 +185,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "length": (lambda v: v is None or _is_count(v), f"{_COUNT}, or null"),
     "block": (lambda v: _is_count(v, LONGEST), f"a whole number, from 1 to {LONGEST}"),
     "batch_size": (_is_count, _COUNT),
-    "chunks_per_program": (_is_count, _COUNT),
+    "chunks_per_program": (lambda v: _is_count(v, MOST_AT_ONCE), _COUNT),
     "fields": (_are_fields, "dtypes and shapes by the names of arrays"),
+    "buckets": (lambda v: isinstance(v, list | dict), "sizes, or sizes by name"),
+    "ragged": (lambda v: isinstance(v, list), "a list"),
     "arguments": (lambda v: isinstance(v, list), "a list"),
     "attribution": (
         lambda v: _are_strings(v) and {"name", "equations", "constants"} <= v.keys(),

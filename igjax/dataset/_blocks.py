@@ -44,7 +44,7 @@ class Blocks:
             of_block = indices // self._store.block == number
             rows = indices[of_block] % self._store.block
             block = self._block(int(number))
-            block["made_with"][rows] = len(self._store.attributes["made_with"]) - 1
+            block["made_with"][rows] = self._store.making
             for name, value in values.items():
                 block[name][rows] = value[of_block]
             self._changed.add(int(number))

@@ -69,9 +69,19 @@ def opened(
         )
     _check_identity(out, attributes, identity, lambda: method.parts(check.like))
     _check_length(out, attributes["length"], source.length)
-    store = _creation.complete(out, attributes)
-    _note_what_it_is_made_with(store)
-    return store
+    return _creation.complete(out, attributes)
+
+
+def note_what_it_is_made_with(store: Store) -> None:
+    """Writes down what the next results are made with, if it is not what the last ones were."""
+    here, there = _made(), store.attributes["made_with"]
+    if here != there[-1]:
+        _logger.warning(
+            "%s: %s. What comes now is made with that; the array made_with says which is which.",
+            store.out,
+            _changes(_flat(there[-1]), _flat(here)),
+        )
+    store.make_with(here)
 
 
 def reopened(out: str) -> Store:
@@ -146,7 +156,7 @@ def _check_identity(
             changed = _changes(attributes["made_with"][-1]["versions"], _made()["versions"])
             other = _OTHER[name]
             if name == "attribution":
-                other = _other_attribution(there, here, attributes.get("parts", {}), parts())
+                other = _other_attribution(there, here, attributes.get("parts") or {}, parts())
             raise ValueError(
                 f"{out} was made with {other} ({name}: {there} there, {here} here). Call with "
                 "what it was made with, or give another out."
@@ -162,19 +172,6 @@ def _check_length(out: str, there: int | None, here: int | None) -> None:
             f"{out} was made with other data: of {said}; source has {here}. Call with what it was "
             "made with, or give another out."
         )
-
-
-def _note_what_it_is_made_with(store: Store) -> None:
-    """Writes down what the next results are made with, if it is not what the last ones were."""
-    here, there = _made(), store.attributes["made_with"]
-    if here == there[-1]:
-        return
-    _logger.warning(
-        "%s: %s. What comes now is made with that; the array made_with says which is which.",
-        store.out,
-        _changes(_flat(there[-1]), _flat(here)),
-    )
-    store.note(made_with=[*there, here])
 
 
 def _changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

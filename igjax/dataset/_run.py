@@ -16,11 +16,12 @@ from igjax.dataset._format import Field
 from igjax.dataset._interrupts import Interrupted, Signals
 from igjax.dataset._layout import flaws, rows
 from igjax.dataset._method import Method
+from igjax.dataset._opening import note_what_it_is_made_with
 from igjax.dataset._programs import Programs
 from igjax.dataset._scheduler import Results, Tally, attributed
 from igjax.dataset._share import share_of
 from igjax.dataset._source import Refused, Rows, Source
-from igjax.dataset._store import Store
+from igjax.dataset._store import PENDING, Store
 
 _logger = logging.getLogger("igjax")
 
@@ -98,6 +99,8 @@ class Run:
         """
         if self._source.length is not None:  # a stream is looked at as it comes
             _unchanged.check_source(self._store.out, self._source, self._check, self._share)
+        if self._store.attributes["length"] is None or np.any(self._share.status == PENDING):
+            note_what_it_is_made_with(self._store)
         attributes = self._store.attributes
         batch_size, chunks = attributes["batch_size"], attributes["chunks_per_program"]
         tile, sharding = self._method.tile(batch_size, chunks), self._method.compiler.examples

@@ -36,11 +36,13 @@ class Store:
       attributes: likewise.
       length: likewise.
       block: the number of examples of a chunk.
+      making: the place, in ``made_with`` of its attributes, of what the next results are made with.
     """
 
     def __init__(self, out: str, attributes: Attributes, arrays: dict[str, Any], length: int):
         self.out, self.attributes, self._arrays, self.length = out, attributes, arrays, length
         self.block = attributes["block"]
+        self.making = len(attributes["made_with"]) - 1
         self._identity = identity(attributes)
 
     @property
@@ -55,6 +57,13 @@ class Store:
         """Returns what the last of some results were made with, of which the store says this."""
         made = self.attributes["made_with"]
         return made[min(int(places.max(initial=0)), len(made) - 1)]
+
+    def make_with(self, made: Made) -> None:
+        """Says what the next results are made with; writes it down, if nothing was before."""
+        there = self.attributes["made_with"]
+        if made not in there:
+            self.note(made_with=[*there, made])
+        self.making = self.attributes["made_with"].index(made)
 
     def resize(self, length: int) -> None:
         """Makes room for that many examples, and no more."""

@@ -225,7 +225,7 @@ def _told(store: Store, rows: dict[str, Any]) -> dict[str, Any]:
     others = {name: made[name] for name in ("device", "matmul_precision")}
     return {
         **attributes["attribution"],
-        **attributes.get("parts", {}),
+        **(attributes.get("parts") or {}),
         **made["versions"],
         **others,
     }

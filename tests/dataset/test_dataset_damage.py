@@ -240,10 +240,13 @@ HUGE = 10**14
 ATTRIBUTES: list[tuple[str, list[Any]]] = [
     ("length", ["x", -1, 0, 2.5, True, HUGE, [40]]),
     ("block", ["a", 0, -1, None, HUGE, 4097]),
-    ("batch_size", [0, "a", ..., HUGE]),
-    ("chunks_per_program", [0, ...]),
+    ("batch_size", [0, "a", ..., HUGE, 2**20 + 1]),
+    ("chunks_per_program", [0, ..., 2**20 + 1]),
+    ("buckets", [..., None, 4]),
+    ("ragged", [..., "mask", {}]),
     ("fields", [None, [], {}, ["attributions"], "abc", {"../x": {"dtype": "int8", "shape": []}}]),
     ("fields", [{"a": {"dtype": d, "shape": s}} for d, s in (("O", []), ("int8", [-1]))]),
+    ("fields", [{"a": {"dtype": ["float32"], "shape": []}}]),
     ("fields", [{"a": {"dtype": "int8", "shape": [HUGE, HUGE]}}, {"a": None}, {"status": {}}]),
     ("arguments", [3]),
     ("attribution", ["x", ..., {}, {"name": 3}]),
@@ -320,7 +323,12 @@ def test_a_store_says_what_made_which_example(
 ) -> None:
     edit(store / "zarr.json", "attributes", "made_with", 0, "versions", "jax", value="0.0.1")
     edit(store / "zarr.json", "attributes", "made_with", 0, "device", value="abacus")
+    before = (store / "zarr.json").read_bytes()
+    assert run(store) == (40, 0, 0)
     chunk(store, "status", 4).unlink()
+    with pytest.raises(ValueError, match="example 0 has changed"):
+        run(store, XS + 1)
+    assert (store / "zarr.json").read_bytes() == before and not caplog.text
     assert run(store) == (40, 0, 3)
     assert f"jax 0.0.1 then, {jax.__version__} now, device abacus then" in caplog.text
     group = zarr.open_group(store, mode="r")
@@ -328,8 +336,12 @@ def test_a_store_says_what_made_which_example(
     assert (before["device"], now["device"]) == ("abacus", jax.devices()[0].device_kind)  # type: ignore[index,call-overload]
     stored = np.asarray(group["made_with"][...])  # type: ignore[index]
     assert np.flatnonzero(stored).tolist() == [12, 13, 14]
-    assert run(store) == (40, 0, 0)
-    assert len(zarr.open_group(store, mode="r").attrs["made_with"]) == 2  # type: ignore[arg-type]
+    edit(store / "zarr.json", "attributes", "made_with", value=[now, before])
+    chunk(store, "status", 4).unlink()
+    assert run(store) == (40, 0, 3)
+    group = zarr.open_group(store, mode="r")
+    assert len(group.attrs["made_with"]) == 2  # type: ignore[arg-type]
+    assert not np.asarray(group["made_with"][12:15]).any()  # type: ignore[index]
 
 
 def test_of_those_that_begin_a_store_at_once_one_does(tmp_path: pathlib.Path) -> None:
