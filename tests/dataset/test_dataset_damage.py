@@ -8,6 +8,7 @@ import json
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +21,10 @@ from jax.sharding import Mesh
 
 import igjax
 from igjax.dataset import _creation, _kvstore, _unchanged, attribute_dataset
+from igjax.dataset._blocks import Blocks
 from igjax.dataset._callbacks import told
 from igjax.dataset._rowhash import row_hashes
+from igjax.dataset._store import Store
 from igjax.quadrature import gauss_legendre
 
 XS = np.linspace(0.5, 2.0, 80, dtype=np.float32).reshape(40, 2)  # blocks of three examples
@@ -513,3 +516,27 @@ def test_of_large_examples_few_are_compared_at_once(
 
     assert run(store, Rows()) == (40, 0, 0)
     assert sum(asked) >= 40 and max(asked) == 3
+
+
+def test_a_stream_is_measured_when_all_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, resize, put, events = Store.write, Store.resize, Blocks.put, list[str]()
+
+    def slowly(self: Store, *args: Any) -> None:
+        events.append("begun")
+        time.sleep(0.05)
+        write(self, *args)
+        events.append("written")
+
+    def resized(self: Store, length: int) -> None:
+        events.append("resized")
+        resize(self, length)
+
+    monkeypatch.setattr(Store, "write", slowly)
+    monkeypatch.setattr(Store, "resize", resized)
+    monkeypatch.setattr(Blocks, "put", lambda self, *args: (put(self, *args), self.flush()))
+    run(tmp_path, stream())
+    assert events[0] == events[-1] == "resized"
+    assert events.count("begun") == events.count("written") > 0
+    assert_right(tmp_path)
