@@ -132,7 +132,7 @@ def _members(kind: type) -> Iterator[Any]:
             yield from (name, member.fget, member.fset)
         elif isinstance(member, staticmethod | classmethod):
             yield from (name, member.__func__)
-        elif isinstance(member, types.FunctionType) or not name.startswith("_"):
+        elif isinstance(member, types.FunctionType) or not name.startswith("__"):
             yield from (name, member)
 
 

@@ -446,6 +446,7 @@ HELD: dict[str, Callable[[int], Any]] = {
     "code": own_call,
     "a method": lambda by: own_call(by).__call__,
     "a class": lambda by: type(own_call(by)),
+    "a constant of a class": lambda by: type("Constant", (), {"_by": by})(),
     "a decimal": decimal.Decimal,
     "a range": range,
     "bytes": lambda by: bytearray(b"a" * by),
