@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import signal
 import tempfile
 
 # A program that several tests or processes need is compiled once in a session. JAX reads these when
@@ -20,6 +21,10 @@ if "xla_backend" not in os.environ.get("XLA_FLAGS", ""):
         f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
         " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
     )
+
+# A shell that runs something in the background has it ignore Ctrl-C, which all its processes would.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest
