@@ -168,8 +168,9 @@ def check_number(name: str, value: Any) -> None:
 
 
 def is_known(value: Any) -> bool:
-    """Returns whether a value is known when a function is traced."""
-    return not isinstance(value, jax.core.Tracer)
+    """Returns whether a value is known when a function is traced, and to this process."""
+    is_traced = isinstance(value, jax.core.Tracer)
+    return not is_traced and getattr(value, "is_fully_addressable", True)
 
 
 def check_key(name: str, key: Any) -> None:
@@ -271,7 +272,7 @@ def as_ids(name: str, value: Any, dtype: Any) -> jax.Array:
             return jnp.zeros(value.shape, dtype)
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name} must be of integers, such as token ids; got {value!r}.")
-    if value.size and not isinstance(value, jax.core.Tracer):
+    if value.size and is_known(value):
         iinfo: Any = jnp.iinfo
         least, most = int(iinfo(dtype).min), int(iinfo(dtype).max)
         host = np.asarray(value)

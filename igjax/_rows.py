@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igjax._inputs import is_known
 from igjax._jaxpr.origins import NOWHERE, SEVERAL, Origins, Places, joined_rows
 from igjax._jaxpr.points import Name
 from igjax._jaxpr.program import trace
@@ -84,11 +85,11 @@ def numbered(x: Tree) -> list[Places]:
 def followed(head: Callable[[Tree], Tree], x: Tree) -> Origins | None:
     """Follows the ids among the arguments of a function to what it returns.
 
-    None, where ``jax.export`` leaves lengths of arguments open.
+    None, where ``jax.export`` leaves lengths open.
     """
     lengths = [length for leaf in jax.tree.leaves(x) for length in leaf.shape]
     if not all(isinstance(length, int) for length in lengths):
-        return None
+        return None  # there is no numbering the ids
     return Origins.of(trace(head, x).closed, numbered(x))
 
 
@@ -123,10 +124,9 @@ def of_ids(
             "that into which the ids are looked up. (At any layer there is igjax.at_layer.)"
         )
     _check_depends(name, places)
-    together = joined_rows(places, len(shape))
-    if begins and not np.any(together == SEVERAL):
-        return _rows(shape, in_order, len(shape), together)
-    fixed = [a for a in in_order if np.all(places == places.take(range(places.shape[a])[:1], a))]
+    if begins and _are_at_ids(places, len(shape)):
+        return _rows(shape, in_order, len(shape), joined_rows(places, len(shape)))
+    fixed = _fixed_axes(places)
     last = max(set(in_order) - set(fixed), default=-1)
     along = [*range(last + 1, embedded.ndim)] or fixed  # of channels in front of places, these
     apart = [axis for axis in in_order if axis not in along]
@@ -200,9 +200,11 @@ def check_nothing_is_left(
     if rows.places is None:
         return
     left = np.setdiff1d(np.arange(np.prod(rows.shape)), rows.places)
+    if not left.size:
+        return
     given = [None if own is None else np.isin(own, left) - 1 for own in numbered(x)]
-    traced = trace(tail, embedded, x)
-    if any(np.any(places == 0) for places in Origins.of(traced.closed, [None, *given]).results):
+    origins = Origins.of(trace(tail, embedded, x).closed, [None, *given])
+    if origins is not None and any(np.any(places == 0) for places in origins.results):
         where = tuple(map(int, np.unravel_index(left[0], rows.shape)))
         raise ValueError(
             f"the embedding {name!r} has no vector for {left.size} of the ids, such as that at "
@@ -223,7 +225,7 @@ def check_in_tables(what: str, origins: Origins | None, x: Tree) -> None:
       ValueError: if one is beyond the end of a table, or counted from there.
     """
     leaves = jax.tree.leaves(x)
-    if origins is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if origins is None or not all(map(is_known, leaves)):
         return
     integers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
     ids = np.concatenate([np.asarray(leaf).astype(np.int64).reshape(-1) for leaf in integers])
@@ -242,6 +244,21 @@ def check_in_tables(what: str, origins: Origins | None, x: Tree) -> None:
                 f"{what} must have ids that the table has in which they are looked up, of {count} "
                 f"rows; got {worst}."
             )
+
+
+def _are_at_ids(places: np.ndarray, axes: int) -> bool:
+    """Returns whether vectors, of one id or none each, are told apart by the first ``axes``."""
+    together = joined_rows(places, axes)
+    parts = joined_rows(places, max(axes, places.ndim - 1))  # a channel may be of no id
+    alike = np.all(together.reshape(together.shape + (1,) * (parts.ndim - axes)) == parts)
+    told_apart = all(together.shape[axis] <= 1 for axis in _fixed_axes(together))
+    return bool(alike and told_apart and not np.any(together == SEVERAL))
+
+
+def _fixed_axes(places: np.ndarray) -> list[int]:
+    """Returns the axes along which all places are the same."""
+    firsts = [places.take(range(length)[:1], axis) for axis, length in enumerate(places.shape)]
+    return [axis for axis, first in enumerate(firsts) if np.all(places == first)]
 
 
 def _check_depends(name: Name, places: np.ndarray) -> None:

@@ -20,7 +20,10 @@ def same_structure(tree: Tree, other: Tree) -> bool:
 def is_kind(leaf: Any, *kinds: Any) -> bool:
     """Returns whether a number or an array has a dtype of one of these kinds."""
     dtype = getattr(leaf, "dtype", type(leaf))
-    is_time = jnp.issubdtype(dtype, np.timedelta64)  # which NumPy counts among integers
+    try:
+        is_time = jnp.issubdtype(dtype, np.timedelta64)  # which NumPy counts among integers
+    except TypeError:
+        return False  # a dtype of another library
     return not is_time and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 

@@ -1,5 +1,7 @@
 """Attribution to token ids, against integrated gradients of what comes after the look-up."""
 
+import types
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import igjax
+from igjax._inputs import is_known
 from igjax.quadrature import gregory, to_tolerance
 
 RNG = np.random.default_rng(0)
@@ -171,6 +174,51 @@ def test_ids_that_are_moved_on_many_devices():
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     sharded = jax.shard_map(attribute, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
     assert_close(jax.jit(sharded)(batch), attribute(batch))
+    assert_close(sharded(batch), attribute(batch))
+
+
+def test_a_table_that_is_split_over_devices():
+    def attribute(table, ids):
+        def model(ids):
+            row = ids[::-1] - 5 * jax.lax.axis_index("v")
+            own = (row >= 0) & (row < 5)
+            h = jnp.where(own[:, None], table[jnp.clip(row, 0, 4)], 0)
+            return jnp.sum(jnp.tanh(checkpoint_name(jax.lax.psum(h, "v"), "h")))
+
+        return igjax.token_integrated_grad(model, "h", baseline=PAD, rule=RULE)(ids)
+
+    mesh = jax.make_mesh((4,), ("v",), axis_types=(AxisType.Auto,))
+    split = jax.shard_map(attribute, mesh=mesh, in_specs=(P("v"), P()), out_specs=P())
+    whole = lambda ids: jnp.sum(jnp.tanh(checkpoint_name(TABLE[ids], "h")))
+    expected = igjax.token_integrated_grad(whole, "h", baseline=PAD, rule=RULE)(IDS)
+    assert_close(jax.jit(split)(TABLE, IDS), expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "lookup"),
+    [
+        (jnp.int32(3), lambda i: jnp.stack([TABLE[8], TABLE[i]])),
+        (jnp.array([3, 4]), lambda i: jnp.stack([TABLE[8:10], TABLE[i]], 1)),
+        (jnp.array([3, 4]), lambda i: jnp.concatenate([TABLE[i], TABLE[8:10]], 1)),
+    ],
+)
+def test_vectors_of_no_id_beside_one_have_no_part(ids, lookup):
+    model = lambda ids: jnp.sum(jnp.sin(checkpoint_name(lookup(ids), "h")))
+    options = {"baseline": igjax.baselines.embedding(0.0), "rule": RULE}
+    attributed = jnp.sin(TABLE[ids]).sum(-1)
+    if lookup(ids).shape == (2, 10):  # here they are one vector
+        attributed += jnp.sin(TABLE[8:10]).sum(-1)
+    found = igjax.token_integrated_grad(model, "h", **options)(ids)
+    np.testing.assert_allclose(found, attributed, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [4, 5])  # of which one is the length of a vector
+def test_the_vector_of_the_first_of_some_ids(count):
+    model = lambda ids: jnp.sum(checkpoint_name(TABLE[ids[0]], "h"))
+    attribute = igjax.token_integrated_grad(model, "h", baseline=PAD, rule=RULE, per_token=False)
+    found = attribute(jnp.arange(3, 3 + count))
+    expected = jnp.zeros((count, 5)).at[0].set(TABLE[3] - TABLE[PAD])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_an_id_that_is_looked_up_twice_has_the_attributions_of_both():
@@ -270,6 +318,11 @@ def test_what_counts_is_the_number_in_the_table():
         igjax.token_integrated_grad(model, "h", baseline=-1)(jnp.array([-1, 19]))
 
 
+def test_ids_of_other_processes_are_not_looked_at():
+    assert not is_known(types.SimpleNamespace(is_fully_addressable=False))
+    assert is_known(IDS) and is_known(3)
+
+
 def test_bad_input():
     make = lambda **keywords: igjax.token_integrated_grad(
         score, "embedding", **{"baseline": PAD, **keywords}
@@ -319,11 +372,26 @@ def test_lengths_that_export_leaves_open():
     open_ids = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n"), jnp.int32)
     exported = jax.export.export(jax.jit(attribute))(open_ids)
     np.testing.assert_allclose(exported.call(IDS), attribute(IDS), rtol=1e-5, atol=1e-6)
+
     in_front = lambda ids: model(jnp.concatenate([jnp.array([CLS], jnp.int32), ids]))
     with pytest.raises(ValueError, match="where lengths are open"):
         jax.export.export(jax.jit(igjax.token_integrated_grad(in_front, "h", baseline=PAD)))(
             open_ids
         )
+
+
+@pytest.mark.parametrize(
+    "lookup", [lambda ids, length: TABLE[ids] * length, lambda ids, _: TABLE[ids[:2]]]
+)
+def test_lengths_of_another_argument_that_export_leaves_open(lookup):
+    def model(ids, context):
+        h = checkpoint_name(lookup(ids, context.sum()), "h")
+        return jnp.sum(h * as_float(ids[:1, None] != PAD)) * context.sum()
+
+    attribute = igjax.token_integrated_grad(model, "h", baseline=PAD, rule=RULE)
+    context = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n"), jnp.float32)
+    exported = jax.export.export(jax.jit(attribute))(IDS, context)
+    assert_close(exported.call(IDS, jnp.ones(3)), attribute(IDS, jnp.ones(3)))
 
 
 def test_ids_of_few_bits():

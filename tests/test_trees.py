@@ -1,11 +1,13 @@
 """Parts of pytrees: the floats, and what they are put back into."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igjax._trees import filled, floats, thinned
+from igjax._trees import filled, floats, is_kind, thinned
 
 TREE = {"a": 1.0, "b": (2, jnp.float32(3.0)), "c": np.ones(2, bool), "d": None}
 
@@ -19,6 +21,11 @@ def test_floats_are_kept():
         None,
         None,
     ]
+
+
+def test_a_dtype_of_another_library_is_of_no_kind():
+    other = types.SimpleNamespace(dtype=types.SimpleNamespace())
+    assert not is_kind(other, jnp.floating, jnp.integer)
 
 
 def test_what_is_filled_was_thinned():

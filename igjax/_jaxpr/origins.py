@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal, Var
 
+from igjax._inputs import is_known
 from igjax._jaxpr.primitives import (
     ACCUMULATES,
+    BITWISE,
     COMPARES,
     COPIES,
     ELEMENTWISE,
@@ -68,23 +70,27 @@ class Origins(NamedTuple):
     places: dict[Var, np.ndarray]
 
     @classmethod
-    def of(cls, closed: Any, given: Sequence[Places]) -> "Origins":
+    def of(cls, closed: Any, given: Sequence[Places]) -> "Origins | None":
         """Follows the arguments' entries through a function.
+
+        None, where ``jax.export`` leaves open how many entries there are.
 
         Args:
           closed: the function, as ``jax.make_jaxpr`` makes it.
           given: the places of the arguments' entries, numbers from 0 on, or NOWHERE.
         """
-        inputs = [Var(aval) for aval in closed.in_avals]
-        whole = read(closed, inputs, _entered)
-        eqns = needed(whole.eqns, whole.outputs, given=(), effects=False)
-        self = cls(whole._replace(eqns=eqns), {})
-        self._note(inputs, given)
-        for eqn in eqns:
+        program = _read(closed)
+        return None if program is None else cls._followed(program, given)
+
+    @classmethod
+    def _followed(cls, program: Program, given: Sequence[Places]) -> "Origins":
+        self = cls(program, {})
+        self._note(program.inputs, given)
+        for eqn in program.eqns:
             if any(places is not None for places in self.operands(eqn)):
-                written = [var for var in variables(eqn.invars) if not is_array(var)]
                 self._note(eqn.outvars, self._results(eqn))
-                self._note(written, self._anything(eqn, written))
+                if written := [var for var in variables(eqn.invars) if not is_array(var)]:
+                    self._note(written, self._anything(eqn, written))
         return self
 
     @property
@@ -93,13 +99,17 @@ class Origins(NamedTuple):
         return [_full(self.of_atom(atom), atom) for atom in self.program.outputs]
 
     def lookups(self) -> Iterator[Lookup]:
-        """Yields where tables that are no arguments are looked up by numbers that have places."""
+        """Yields where tables that are no arguments are looked up by numbers that have places.
+
+        Not those that say what is to be had for a number that is not in the table; nor those in a
+        loop, whose numbers are not known beside it.
+        """
         for eqn in self.program.eqns:
             name = eqn.primitive.name
             if name not in ("gather", "dynamic_slice"):
                 continue
             table, *places = self.operands(eqn)
-            if table is not None or all(own is None for own in places):
+            if table is not None or all(own is None for own in places) or _is_filled(eqn):
                 continue
             last = np.array(_shape(eqn.invars[0])) - np.array(eqn.params["slice_sizes"])
             if name == "gather":
@@ -110,7 +120,7 @@ class Origins(NamedTuple):
 
     def _values(self, atoms: Sequence[Atom], leaves: Sequence[Any]) -> np.ndarray | None:
         values = self.program.function(self.program.inputs, atoms, effects=False)(leaves)
-        if any(isinstance(value, jax.core.Tracer) for value in values):
+        if not all(map(is_known, values)):
             return None
         return _stacked([*map(np.asarray, values)])
 
@@ -144,11 +154,30 @@ class Origins(NamedTuple):
             return np.asarray(atom.val)
         eqns = needed(self.program.eqns, [atom], given=(), effects=False)
         used = {atom, *(var for eqn in eqns for var in variables(eqn.invars))}
-        if not used.isdisjoint(self.program.inputs):
+        closed_over = [value for var, value in self.program.constants.items() if var in used]
+        by_device = any(eqn.effects for eqn in eqns)  # the number of one in a `shard_map`, say
+        if by_device or not used.isdisjoint(self.program.inputs):
             return None
-        with jax.ensure_compile_time_eval():
+        if not all(map(is_known, closed_over)):
+            return None
+        with jax.core.eval_context():  # whatever transformations are around
             (value,) = self.program.function([], [atom], effects=False)([])
-        return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+        return np.asarray(value)
+
+
+def _read(closed: Any) -> Program | None:
+    """Returns what the results of a function need; None, where lengths of arrays are open."""
+    whole = read(closed, [Var(aval) for aval in closed.in_avals], _entered)
+    eqns = needed(whole.eqns, whole.outputs, given=(), effects=False)
+    made = [var for eqn in eqns for var in eqn.outvars]
+    arrays = [var for var in (*whole.inputs, *whole.constants, *made) if is_array(var)]
+    is_open = any(not isinstance(length, int) for var in arrays for length in _shape(var))
+    return None if is_open else whole._replace(eqns=eqns)
+
+
+def _is_filled(eqn: JaxprEqn) -> bool:
+    fill = eqn.params.get("fill_value")
+    return fill is not None and not np.isnan(fill)
 
 
 def joined_rows(places: np.ndarray, axes: int) -> np.ndarray:
@@ -247,7 +276,7 @@ def _moved(self: Origins, eqn: JaxprEqn) -> Sequence[Places] | None:
         return None
     if "fill_value" in params:
         eqn = eqn.replace(params=params | {"fill_value": NOWHERE})
-    with jax.ensure_compile_time_eval():
+    with jax.core.eval_context():  # also in a `shard_map`, where every result is a tracer
         return [*map(np.asarray, evaluate_equation(eqn, values))]
 
 
@@ -290,22 +319,30 @@ def _accumulated(self: Origins, eqn: JaxprEqn) -> Sequence[Places] | None:
     return [np.broadcast_to(np.expand_dims(_joined(places, (axis,)), axis), places.shape)]
 
 
+def _each_its_own(self: Origins, eqn: JaxprEqn) -> Sequence[Places]:
+    return self.operands(eqn)
+
+
 def _iterated(self: Origins, eqn: JaxprEqn) -> Sequence[Places] | None:
     loop = as_loop(eqn)
     if not loop.length:
+        return None
+    program = _read(loop.body)
+    if program is None:
         return None
     consts, carry, xs = loop.parts(self.operands(eqn))
     stacked: list[Any] = [None] * loop.length
     for i in reversed(range(loop.length)) if loop.reverse else range(loop.length):
         row = [None if x is None else x[i] for x in xs]
-        results = Origins.of(loop.body, [*consts, *carry, *row]).results
+        results = Origins._followed(program, [*consts, *carry, *row]).results
         carry, stacked[i] = results[: loop.carried], results[loop.carried :]
     return [*carry, *map(np.stack, zip(*stacked, strict=True))]
 
 
 _RULES: dict[str, _Rule] = (
     dict.fromkeys(MOVES - COPIES, _moved)
-    | dict.fromkeys(ELEMENTWISE | COMPARES, _entry_by_entry)
+    | dict.fromkeys(ELEMENTWISE | COMPARES | BITWISE, _entry_by_entry)
+    | dict.fromkeys(("psum", "psum_invariant"), _each_its_own)  # over devices
     | dict.fromkeys(REDUCES, _reduced)
     | dict.fromkeys(ACCUMULATES, _accumulated)
     | {

@@ -27,6 +27,11 @@ ELEMENTWISE = _names(
 # Likewise, but to a truth value, or of truth values.
 COMPARES = _names("eq ne ge gt le lt is_finite and or xor not")
 
+# Likewise, of the digits of numbers.
+BITWISE = _names(
+    "shift_left shift_right_logical shift_right_arithmetic population_count clz nextafter"
+)
+
 # Each result is an operand, the same to whoever asks for values alone.
 COPIES = _names("copy name pvary sharding_constraint reshard device_put optimization_barrier")
 

@@ -45,6 +45,7 @@ FOLLOWED = {
     "iterated": iterated,
     "iterated in reverse": lambda i: iterated(i, reverse=True),
     "called": lambda i: jax.jit(jax.checkpoint(with_its_own_derivative))(i[::-1]),
+    "halved": lambda i: TABLE[(i >> 1) ^ jax.lax.population_count(i)],
     "hashed": lambda i: TABLE[(i * 7) % 10],
     "normalized": lambda i: jax.nn.standardize(TABLE[i] + jnp.arange(4.0)[:, None]),
     "masked": lambda i: TABLE[i] * (i != 1)[:, None].astype("f"),
@@ -101,7 +102,8 @@ def test_what_is_made_of_several_or_cannot_be_followed(fun):
 
 def test_lookups_and_their_numbers():
     def fun(ids, order):
-        return TABLE[ids + 1], jnp.sum(TABLE[ids[0], 2]), TABLE[order]
+        filled = TABLE.at[ids + 7].get(mode="fill", fill_value=0)  # for what is not in the table
+        return TABLE[ids + 1], jnp.sum(TABLE[ids[0], 2]), TABLE[order], filled
 
     found = Origins.of(jax.make_jaxpr(fun)(IDS, ORDER), [np.arange(4), None])
     first, second = found.lookups()
