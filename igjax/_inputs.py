@@ -357,7 +357,7 @@ def matching(tree: Tree, x: Tree, name: str, cure: str = "") -> Tree:
     if not same_structure(own, x):
         raise ValueError(
             f"{name} must be a pytree like the input; got {jax.tree.structure(tree)}, input "
-            f"{jax.tree.structure(x)}."
+            f"{jax.tree.structure(x)}, where None stands for what is not of floats."
         )
 
     def leaf(path: Any, value: Any, x: jax.Array) -> jax.Array:

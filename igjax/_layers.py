@@ -94,16 +94,16 @@ def attribution_at(
     baseline = options.pop("baseline", baselines.zeros) if has_baseline else None
 
     def inner(*args: Any, **kwargs: Any) -> Inner:
-        if has_baseline:
-            call, x = as_function_of(label, fun, argnums, args, kwargs)
-        else:
-            check_some_array(label, args, kwargs)
-            call, x = _of_all(fun), (args, kwargs)
-        parts = cut_at_layer(call, name, x)
         own = {}
         if has_baseline:
+            call, x = as_function_of(label, fun, argnums, args, kwargs)
+            parts = cut_at_layer(call, name, x)
             start = laid_out_like(resolve_baseline(baseline, x), x)
             own["baseline"] = parts.head(start)
+        else:
+            check_some_array(label, args, kwargs)
+            x = (args, kwargs)
+            parts = check_depends(cut(_of_all(fun), name, (x,), {}))
         layer = layer_value(parts.head(x), name)
         return Inner(method(parts.tail, **own, **options), (layer, x), lambda found: found)
 
@@ -112,13 +112,23 @@ def attribution_at(
 
 
 def cut_at_layer(call: Callable[[Tree], Any], name: Name | Sequence[Name], x: Tree) -> Cut:
-    """Cuts a function of the attributed argument(s) at a layer, which must depend on these.
+    """Cuts a function of the attributed argument(s) at a layer, which must depend on their floats.
+
+    What else they have is the same all along the path.
 
     Raises:
       TypeError: as ``cut`` does.
       ValueError: likewise, or if the layer, or one of several, does not depend on them.
     """
-    parts = cut(call, name, (x,), {})
+    return check_depends(cut(call, name, (x,), {}, moves=lambda leaf: is_kind(leaf, jnp.floating)))
+
+
+def check_depends(parts: Cut) -> Cut:
+    """Returns a function cut at a layer.
+
+    Raises:
+      ValueError: if the layer, or one of several, does not depend on what is attributed.
+    """
     if parts.idle:
         raise ValueError(
             f"the intermediate {parts.idle[0]!r} does not depend on what is attributed, so that "
@@ -198,10 +208,12 @@ def neuron_of(
 
     @functools.wraps(fun)
     def value(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        check_some_array("at_neuron", args, kwargs)
         call, x = _of_all(fun), (args, kwargs)
         if argnums is not None:
             call, x = as_function_of("at_neuron", fun, argnums, args, kwargs, lambda x, _: x)
-        return pick_neuron(neuron, layer_value(cut_at_layer(call, name, x).head(x), name))
+        parts = check_depends(cut(call, name, (x,), {}))  # the method may be one for ids
+        return pick_neuron(neuron, layer_value(parts.head(x), name))
 
     return value
 

@@ -23,10 +23,10 @@ from igjax._inputs import (
     resolve_baseline,
 )
 from igjax._integrated import integrated_grad
-from igjax._jaxpr.names import Cut
+from igjax._jaxpr.names import Cut, cut
 from igjax._jaxpr.origins import Origins
 from igjax._jaxpr.points import Name, is_name
-from igjax._layers import Method, cut_at_layer, of_scalar, takes
+from igjax._layers import Method, check_depends, of_scalar, takes
 from igjax._rows import (
     Rows,
     check_in_tables,
@@ -69,9 +69,9 @@ def at_tokens(
 
     Returns:
       A transform, ``transform(fun, argnums=0, *, baseline, **options)``. ``argnums`` names
-      arguments of ids, integer arrays, and also any of numbers beside them, which are part of the
-      same path. ``baseline`` is an id for every place, such as that of "[PAD]" or "[MASK]"; ids, an
-      array like the argument; a function of the argument to either; or
+      arguments of ids, integer arrays, and also any of numbers beside them (arrays of floats only),
+      which are part of the same path. ``baseline`` is an id for every place, such as that of
+      "[PAD]" or "[MASK]"; ids, an array like the argument; a function of the argument to either; or
       ``igjax.baselines.embedding(value)``. With several ``argnums`` it is a tuple of one for each,
       or one for all of ids, and zeros for numbers. The options are those of ``method``.
 
@@ -89,9 +89,12 @@ def at_tokens(
         it otherwise; or if an id, of the input or the baseline, is not in the table that it is
         looked up in, or counted from its end, where ids have values: under ``jax.jit`` and
         ``jax.vmap`` they have none yet, nor with what igjax compiles itself (``batch_size``, or a
-        rule to a tolerance). There JAX takes another row, or NaN. Where ``jax.export`` leaves
-        lengths open, nothing is followed: then the embedding must have its vectors in the ids'
-        places.
+        rule to a tolerance), nor are look-ups in a loop (``lax.scan``, ``lax.map``) checked. There
+        JAX takes another row, or NaN. Where padding is -1, look up ``jnp.where(ids < 0, 0, ids)``;
+        likewise in place of ``mode="clip"``. A ``fill_value`` for what is not in the table is
+        fine. Where ``jax.export`` leaves lengths of what the embedding is made of open, nothing is
+        followed: then it must have its vectors in the ids' places. A ``jax.shard_map`` within the
+        function is not followed; one around the method is fine.
 
     Example:
       >>> import jax.numpy as jnp
@@ -254,7 +257,7 @@ def _at_tokens(
                 f"dtype {jax.tree.leaves(x)[0].dtype}. To attribute to arrays of floats, take "
                 "igjax.integrated_grad."
             )
-        parts = cut_at_layer(call, place.embedding, x)
+        parts = check_depends(cut(call, place.embedding, (x,), {}))
         embedded = as_floating(parts.head(x), f"the embedding {place.embedding!r}")
         origins = followed(parts.head, x)
         rows = _rows(place, embedded, origins, given)

@@ -189,7 +189,8 @@ def latent(encode: Callable[[Tree], Tree], decode: Callable[[Tree], Tree]) -> Pa
 
     The path is ``decode(z' + alpha * (z - z'))`` with ``z' = encode(baseline)``, ``z = encode(x)``.
     It ends at ``decode(encode(x))``, which is ``x`` only as far as the autoencoder is exact:
-    ``check`` tells how far that is.
+    ``check`` tells how far that is. Of an input that has integers, bools or keys beside its floats
+    both functions are given, or are to return, the floats alone, with None for the others.
 
     Args:
       encode: from an input to its latent code, a pytree of floating-point arrays.

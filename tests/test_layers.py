@@ -128,6 +128,28 @@ def test_a_layer_that_does_not_depend_on_the_argument_is_refused():
     close(igjax.at_layer(input_x_gradient, "hidden")(score)(np.asarray(X)).shape, (6,))
 
 
+@pytest.mark.parametrize("kind", [jnp.asarray, np.asarray])
+def test_a_layer_that_depends_on_integers_alone_is_refused(kind):
+    nodes = {"kinds": kind([2, 0]), "x": X}
+    fun = lambda nodes: (
+        jnp.sum(checkpoint_name(FIRST[nodes["kinds"]], "kinds"))
+        * jnp.sum(checkpoint_name(FIRST[nodes["kinds"]] @ nodes["x"], "both"))
+    )
+    for method in (igjax.layer_integrated_grad, igjax.layer_conductance):
+        with pytest.raises(ValueError, match="'kinds' does not depend on what is attributed"):
+            method(fun, "kinds")(nodes)
+    found = igjax.layer_gradient_x_activation(fun, "kinds")(nodes)  # which names no argument
+    assert found.shape == (2, 4)
+    found = igjax.layer_integrated_grad(fun, "both", rule=RULE)(nodes)
+    close(found.sum(), fun(nodes))
+
+
+def test_a_function_of_no_arguments_has_no_layer():
+    constant = lambda: jnp.sum(checkpoint_name(FIRST, "x"))
+    with pytest.raises(ValueError, match="'x' does not depend on what is attributed"):
+        igjax.at_layer(input_x_gradient, "x")(constant)()
+
+
 def test_aux_of_a_layer():
     fun = lambda x: (score(x), {"x": x})
     for method in (igjax.layer_integrated_grad, igjax.layer_conductance):

@@ -318,6 +318,12 @@ def test_what_counts_is_the_number_in_the_table():
         igjax.token_integrated_grad(model, "h", baseline=-1)(jnp.array([-1, 19]))
 
 
+def test_no_ids():
+    model = lambda ids: jnp.sum(checkpoint_name(TABLE[ids], "h"))
+    none = jnp.zeros(0, int)
+    assert igjax.token_integrated_grad(model, "h", baseline=PAD, rule=RULE)(none).shape == (0,)
+
+
 def test_ids_of_other_processes_are_not_looked_at():
     assert not is_known(types.SimpleNamespace(is_fully_addressable=False))
     assert is_known(IDS) and is_known(3)

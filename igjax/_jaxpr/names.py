@@ -61,9 +61,9 @@ def layer_names(
     closed = arguments.trace(fun).closed
     uses, seen = points.counts(closed), Counter[str]()
     found: dict[Name, jax.ShapeDtypeStruct] = {}
-    for name, aval, depends in points.each(closed):
+    for name, aval, depends in points.each(closed, [True] * len(arguments.places)):
         place = name if uses[name] == 1 else (name, seen[name])
-        if depends or not arguments.are_traced:
+        if depends or not arguments.are_traced(_is_number):
             found[place] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         seen[name] += 1
     return found
@@ -115,12 +115,20 @@ def split_at(
 
     @functools.wraps(fun)
     def head(*args: Any, **kwargs: Any) -> Any:
+        check_some_array("split_at", args, kwargs)
         return cut(fun, name, args, kwargs).head(*args, **kwargs)
 
     def tail(intermediate: Any, *args: Any, **kwargs: Any) -> Any:
+        check_some_array("split_at", args, kwargs)
         return cut(fun, name, args, kwargs).tail(intermediate, *args, **kwargs)
 
     return head, tail
+
+
+def _is_number(leaf: Any) -> bool:
+    """Returns whether a leaf of arguments is a number or an array; flags are none."""
+    kinds = (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic, int, float, complex)
+    return isinstance(leaf, kinds) and not isinstance(leaf, bool)
 
 
 class Cut(NamedTuple):
@@ -129,8 +137,8 @@ class Cut(NamedTuple):
     Attributes:
       head: from the arguments to the intermediate, or to a tuple of several.
       tail: from that and the arguments to what the function returns.
-      idle: the names of those intermediates that depend on no argument. None, if there are numbers
-        among the arguments that are no arrays of JAX: what depends on these cannot be seen.
+      idle: the names of those intermediates, if not empty, that depend on no argument that moves.
+        None, if such a one is no array of JAX: what depends on it cannot be seen.
     """
 
     head: Callable[..., Any]
@@ -143,6 +151,7 @@ def cut(
     name: Name | Sequence[Name],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    moves: Callable[[Any], bool] = _is_number,
 ) -> Cut:
     """Traces a function and cuts it in two at an intermediate with a name.
 
@@ -151,6 +160,7 @@ def cut(
       name: likewise.
       args: the arguments of ``fun``: of those that are arrays only shapes and dtypes matter.
       kwargs: likewise.
+      moves: which leaves of the arguments others may be put in place of: all numbers, or some.
 
     Returns:
       The two parts, which evaluate the same equations wherever they are called with arrays like
@@ -161,7 +171,6 @@ def cut(
       TypeError: as ``split_at`` does.
       ValueError: likewise; when a part is called, if its arguments have another structure.
     """
-    check_some_array("split_at", args, kwargs)
     single, names = is_name(name), _names(name)
     arguments = _Arguments.of(args, kwargs)
     halves = _halves(fun, names, arguments)
@@ -189,10 +198,11 @@ def cut(
         again = _halves(fun, names, arguments.replaced(arrays))
         return again.tail(vary_like(arrays, values), arrays)
 
-    found = spread(halves.program.eqns, halves.program.inputs)
-    reached = zip(names, among(halves.points, found), strict=True)
-    idle = [name for name, is_reached in reached if not is_reached]
-    return Cut(head, tail, idle if arguments.are_traced else [])
+    inputs = zip(halves.program.inputs, arguments.arrays, strict=True)
+    found = spread(halves.program.eqns, [var for var, leaf in inputs if moves(leaf)])
+    reached = zip(names, halves.points, among(halves.points, found), strict=True)
+    idle = [name for name, point, is_it in reached if not is_it and 0 not in _shape(point)]
+    return Cut(head, tail, idle if arguments.are_traced(moves) else [])
 
 
 def _names(name: Any) -> list[Name]:
@@ -235,11 +245,9 @@ class _Arguments(NamedTuple):
     def arrays(self) -> list[Any]:
         return [self.leaves[i] for i in self.places]
 
-    @property
-    def are_traced(self) -> bool:
-        """Returns whether all numbers are arrays of JAX; flags are no numbers."""
-        fixed = (np.ndarray, np.generic, int, float, complex)
-        return not any(isinstance(x, fixed) and not isinstance(x, bool) for x in self.leaves)
+    def are_traced(self, moves: Callable[[Any], bool]) -> bool:
+        """Returns whether all leaves that move are arrays of JAX."""
+        return {i for i, leaf in enumerate(self.leaves) if moves(leaf)} <= {*self.places}
 
     def arrays_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Returns the leaves of other arguments that are in the places of arrays.
@@ -324,6 +332,11 @@ def _is_laid_out_like(array: jax.Array, var: Var) -> bool:
     mesh = jax.typeof(array).sharding.mesh
     aval: Any = var.aval
     return not (mesh.explicit_axes or mesh.manual_axes) or bool(jax.typeof(array) == aval)
+
+
+def _shape(var: Var) -> tuple[int, ...]:
+    aval: Any = var.aval
+    return tuple(aval.shape)
 
 
 def _like_point(value: Any, var: Var, name: Name) -> jax.Array:

@@ -46,15 +46,14 @@ class Point(NamedTuple):
     depends: bool
 
 
-def each(closed: Any, given: Sequence[bool] | None = None) -> Iterator[Point]:
+def each(closed: Any, given: Sequence[bool]) -> Iterator[Point]:
     """Yields the points that can be had, in the order of evaluation.
 
     Args:
       closed: the function.
-      given: which of its arguments count as such: all, if that is not said.
+      given: which of its arguments count as such.
     """
-    count = len(program.opened(closed).invars)
-    found = depending(closed, [True] * count if given is None else given)
+    found = depending(closed, given)
     for eqn in program.equations(closed):
         operands = among(eqn.invars, found)
         if eqn.primitive.name == "name":
