@@ -217,17 +217,18 @@ def test_damaged_chunks_are_noticed_and_done_again(begin, undisturbed):
         raw = bytearray(chunk(name, number).read_bytes())
         raw[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
         chunk(name, number).write_bytes(raw)
-    torn = chunk("attributions", 10)
+    cut, gone, unknown = range(len(names), len(names) + 3)  # the last of 16 blocks
+    torn = chunk("attributions", cut)
     os.truncate(torn, torn.stat().st_size // 2)
-    os.truncate(chunk("value", 11), 0)
-    chunk("attributions", 12).unlink()
-    chunk("num_evals", 13).unlink()
-    chunk("status", 14).unlink()
-    damaged = [*range(len(names)), 10, 11, 12, 13, 14]
+    os.truncate(chunk("value", cut), 0)
+    chunk("attributions", gone).unlink()
+    chunk("num_evals", gone).unlink()
+    chunk("status", unknown).unlink()
+    damaged = [*range(len(names)), cut, gone, unknown]
     process = run.start()
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0
-    of_status = {names.index("status"), 14}  # as if they had never been done
+    of_status = {names.index("status"), unknown}  # as if they had never been done
     for number in set(damaged) - of_status:
         assert f"block {number} is damaged, and is done again." in errors
     again = [i for n in damaged for i in range(n * block, (n + 1) * block)]
