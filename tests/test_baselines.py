@@ -603,7 +603,7 @@ NO_REAL_NUMBERS = {
     "complex": 1 + 2j,
     "complex array": jnp.array(1 + 2j),
     "date": np.datetime64("2020-01-01"),
-    "span": np.timedelta64(3),
+    "span": np.timedelta64(3, "D"),
     "object": object(),
     "function": baselines.zeros,
     "key": KEY,

@@ -615,7 +615,7 @@ BAD_CALLS = {
         "argument 0['b'] is of type str",
     ),
     "time beside floats": (
-        lambda: igjax.integrated_grad(lambda x: x["a"])({"a": 1.0, "b": np.timedelta64(1)}),
+        lambda: igjax.integrated_grad(lambda x: x["a"])({"a": 1.0, "b": np.timedelta64(1, "D")}),
         TypeError,
         "argument 0['b'] is of type timedelta64",
     ),

@@ -14,7 +14,9 @@ TREE = {"a": 1.0, "b": (2, jnp.float32(3.0)), "c": np.ones(2, bool), "d": None}
 
 def test_floats_are_kept():
     assert floats(TREE) == {"a": 1.0, "b": (None, jnp.float32(3.0)), "c": None, "d": None}
-    assert floats([jnp.bfloat16(1), np.float16(2), 1j, jax.random.key(0), np.timedelta64(1)]) == [
+    assert floats(
+        [jnp.bfloat16(1), np.float16(2), 1j, jax.random.key(0), np.timedelta64(1, "D")]
+    ) == [
         jnp.bfloat16(1),
         np.float16(2),
         None,

@@ -249,15 +249,11 @@ class _Way(NamedTuple):
 
         total = jnp.sum(jnp.abs(notes[KNOWN:]), axis=(0, 2))
         scale = jnp.sum(lengths, axis=0) / jnp.where(total == 0.0, 1.0, total)
-        # Each at its rank, the others being zeros.
-        apart, ahead = nested.step(level), nested.first(level)
-        behind = nested.nodes - ahead - apart * (PILOT - 1) - 1
-        of_pilot, zero = notes[:KNOWN, :, 1:-1], jnp.zeros((), dtype)
-        known = jax.lax.pad(of_pilot, zero, [(0, 0, 0), (0, 0, 0), (ahead, behind, apart - 1)])
+        known = jnp.zeros((KNOWN, len(scale), nested.nodes), dtype)
         seen = Seen(
             outermost=inner[np.array([0, -1, 1, -2])],
             panels=panels.of_nodes(alpha, _scaled(notes, scale), self.ends, ROUNDS * PILOT),
-            known=known,
+            known=known.at[..., ranks].set(notes[:KNOWN, :, 1:-1]),
             scale=scale,
         )
         none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)

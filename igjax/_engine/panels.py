@@ -39,8 +39,8 @@ def of_nodes(
       ends: F(x') and F(x), ``(outputs,)``.
       room: for so many more.
     """
-    rest = [(0, len(notes) - 1), (0, 0), (0, 0)]  # VALUE comes first
-    start, end = (jnp.pad(value[None, :, None], rest) for value in ends)
+    nothing = jnp.zeros((len(notes) - 1, notes.shape[1], 1), notes.dtype)
+    start, end = (jnp.concatenate([value[None, :, None], nothing]) for value in ends)  # VALUE first
     return Panels(
         jnp.asarray(len(alpha), jnp.int32),
         jnp.pad(alpha, (1, room + 1), constant_values=(0.0, 1.0)),

@@ -361,7 +361,7 @@ def test_memory_of_the_gradient_is_that_of_a_tile():
         ({"atol": None}, TypeError, "atol must be a number"),
         ({"rtol": True}, TypeError, "rtol must be a number"),
         ({"rtol": 1j}, TypeError, "rtol must be a number"),
-        ({"rtol": np.timedelta64(1)}, TypeError, "rtol must be a number"),
+        ({"rtol": np.timedelta64(1, "D")}, TypeError, "rtol must be a number"),
     ],
 )
 def test_bad_tolerances(arguments, error, match):
