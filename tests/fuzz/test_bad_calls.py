@@ -140,7 +140,6 @@ NEURON = Call(
     traced(X),
     OPTIONS | {"neuron": {"0", "-1"}},
 )
-COUNT = Call({"n": 8}, as_rule)
 
 CALLS: dict[str, Call] = {
     "igjax.integrated_grad": Call({"fun": score, "rule": RULE}, traced(X), OPTIONS),
@@ -229,21 +228,12 @@ CALLS: dict[str, Call] = {
         {"rtol": 0.1}, as_rule, {"rtol": {"half"}, "atol": {"0", "half"}}
     ),
     "igjax.quadrature.composite": Call({"rule": gregory(4), "panels": 2}, as_rule),
-    "igjax.quadrature.gauss_kronrod": Call({"n": 7}, as_rule),
     **{
-        f"igjax.quadrature.{name}": COUNT
-        for name in [
-            "clenshaw_curtis",
-            "gauss_legendre",
-            "gregory",
-            "riemann_left",
-            "riemann_midpoint",
-            "riemann_right",
-            "simpson",
-            "sine",
-            "trapezoid",
-        ]
+        f"igjax.quadrature.{name}": Call({"n": 8}, as_rule)
+        for name in igjax.quadrature.__all__
+        if [*inspect.signature(getattr(igjax.quadrature, name)).parameters] == ["n"]
     },
+    "igjax.quadrature.gauss_kronrod": Call({"n": 7}, as_rule),  # of odd numbers
 }
 
 # What functions return, and callers do not make; and plain arithmetic, which the transforms call
